@@ -329,7 +329,7 @@ def _execute(
         with StepOutput(executed.with_suffix(".log"), stage, progress) as output:
             execute_notebook(
                 notebook, executed, opened.parameters,
-                environment=environment, output=output, waiting=progress.waiting, server=server,
+                environment=environment, output=output, server=server,
             )  # fmt: skip
         record |= _shown(opened, stage, before)
         record |= {"sha256": sha256_of(executed), "log_sha256": sha256_of(executed.with_suffix(".log"))}

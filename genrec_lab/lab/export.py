@@ -84,8 +84,8 @@ def export_run(run: Run, folder: Path, row: str | None = None, say: Any = print)
             "keep_unseen_items": True, "text_template": "{source_text}",
         }  # fmt: skip
         dataset = textwrap.indent(yaml.safe_dump({"dataset": again}, sort_keys=False), " " * 4)
-        readme = _README.format(run=run.name, dataset=dataset)
-        (made / "README.md").write_text(readme, encoding="utf-8")
+        readme = (Path(__file__).parent / "templates" / "export.md").read_text(encoding="utf-8")
+        (made / "README.md").write_text(readme.format(run=run.name, dataset=dataset), encoding="utf-8")
     return folder
 
 
@@ -265,31 +265,3 @@ def _require_plain(what: str, keys: pl.Series) -> None:
 
 def _tabbed(frame: pl.DataFrame, file: Path) -> None:
     frame.write_csv(file, separator="\t", quote_style="never", null_value="")
-
-
-_README = """# Exported from run {run}
-
-| file | what it holds |
-|---|---|
-| `data/<domain>/` | the prepared data as RecBole's `.inter` (times are sequence positions) and `.item` |
-| `split/<domain>/` | the split as RecBole's `benchmark_filename` reads it |
-| `<row>/codes/<domain>.index.json`, `<row>/codes.parquet` | identifiers by the source's item keys |
-| `<row>/rankings.parquet` | `user, domain, rank, item, score` of all test users |
-| `<row>/models/<domain>/` | the recommender of each domain, adapters merged |
-| `<row>/base/`, `<row>/adapters/<domain>/` | the unified recommender, and each domain's LoRA by itself |
-| `<row>/naming/` | the tokenizers, with which `genrec add-items` encodes new items |
-| `export.json` | run, settings, fingerprint of the data, and which model serves which domain |
-
-`genrec recommend` takes this folder in place of a run. In Python:
-
-    from genrec_lab.models import Recommender
-    model = Recommender.from_pretrained("<row>/models/<domain>")
-    base = Recommender.from_pretrained("<row>/base").to_transformers()
-    adapted = peft.PeftModel.from_pretrained(base, "<row>/adapters/<domain>")
-
-A run file in this folder reads the same catalogue, split and keys with
-
-{dataset}
-Without `keep_unseen_items`, items that nobody has had yet are left out. `name: recbole` with the folders of
-`data` reads the sequences without the split.
-"""

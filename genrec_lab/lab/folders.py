@@ -18,14 +18,6 @@ _RUN_FILES = ("smoke.yaml", "demo.yaml")
 _WRITTEN = {
     MARKER: "# This file marks a working folder of genrec_lab. Runs go to the folder runs next to it.\n",
     ".gitignore": "runs/\n",
-    "data/README.md": (
-        "Put your tables here and name them in a run file, with paths relative to that file:\n\n"
-        "    dataset:\n"
-        "      name: frames\n"
-        "      interactions: data/interactions.csv\n"
-        "      items: data/items.csv\n"
-        "      columns: {user: user_id, item: item_id, timestamp: time, title: name}\n"
-    ),
 }
 
 
@@ -71,6 +63,7 @@ def make_folder(folder: Path, extra: Mapping[str, str] | None = None) -> str:
     """
     sources = {f"notebooks/{file.name}": file for file in sorted(shipped("notebooks").glob("*.ipynb"))}
     sources |= {name: shipped("papermill_runs") / name for name in _RUN_FILES}
+    sources["data/README.md"] = Path(__file__).parent / "templates" / "data.md"
     files = {name: file.read_text(encoding="utf-8") for name, file in sources.items()} | _WRITTEN
     files |= extra or {}
     if there := [name for name in files if (folder / name).exists()]:

@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from textwrap import indent
 from typing import Any
@@ -40,15 +40,13 @@ def execute_notebook(
     *,
     environment: Mapping[str, str],
     output: io.TextIOBase,
-    waiting: Callable[[], None],
     server: KernelServer | None,
 ) -> None:
     """Run a notebook from start to end, saving it after every cell as `executed`.
 
-    What it prints goes to `output`; `waiting` is called several times a second meanwhile. The kernel works in
-    the notebook's folder; `server` forks it where there is one. Raises `NotebookFailed` with the cell and its
-    error. At Ctrl-C, or any other exception in the calling thread, the kernel is interrupted, so that its
-    stage can record it, and then ended.
+    What it prints goes to `output`. The kernel works in the notebook's folder; `server` forks it where there
+    is one. Raises `NotebookFailed` with the cell and its error. At Ctrl-C, or any other exception in the
+    calling thread, the kernel is interrupted, so that its stage can record it, and then ended.
     """
     caught: list[BaseException] = []
     ended = threading.Event()  # an interrupted Thread.join takes a running thread for a stopped one
@@ -80,8 +78,8 @@ def execute_notebook(
         )
         try:
             worker.start()
-            while not ended.wait(_POLL_SECONDS):
-                waiting()
+            while not ended.wait(_POLL_SECONDS):  # without a timeout no signal would come through
+                pass
         except BaseException:
             if run_sync(kernel.is_alive)():
                 run_sync(kernel.interrupt_kernel)()

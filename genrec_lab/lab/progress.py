@@ -23,15 +23,14 @@ _STYLES = {"runs": "bold cyan", "done": "green", "failed": "bold red", "interrup
 class LogProgress:
     """Plain lines with the time of day, for logs and pipes.
 
-    Of a progress bar only the last form is shown, and once a minute as it stands, as a sign of life.
+    Of a progress bar its last form is shown, and how far it is once a minute, as a sign of life.
     """
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._steps: list[str] = []
         self._started: dict[str, float] = {}
-        self._bar: tuple[str, str] | None = None
-        self._bar_shown = 0.0
+        self._shown = 0.0
 
     def begin(self, title: str, steps: Sequence[str]) -> None:
         """A chain of these steps begins."""
@@ -51,18 +50,13 @@ class LogProgress:
 
     def line(self, name: str, text: str) -> None:
         """A step printed a whole line."""
-        self._bar, self._bar_shown = None, time.monotonic()
+        self._shown = time.monotonic()
         self._print(f"  {name[:2]} | {text}")
 
     def unfinished_line(self, name: str, text: str) -> None:
         """A step's last line so far, such as a progress bar that is still being drawn."""
-        self._bar = (name, text)
-
-    def waiting(self) -> None:
-        """Called several times a second while a step runs."""
-        bar = self._bar  # the notebook's thread may replace it meanwhile
-        if bar is not None and time.monotonic() - self._bar_shown > _SIGN_OF_LIFE_SECONDS:
-            self.line(*bar)
+        if time.monotonic() - self._shown > _SIGN_OF_LIFE_SECONDS:
+            self.line(name, text)
 
     def end(self) -> None:
         """The chain ended, well or not."""
@@ -105,9 +99,6 @@ class TerminalProgress:
         self._bars.update(self._tasks[name], note=text)
 
     unfinished_line = line
-
-    def waiting(self) -> None:
-        """The table redraws itself."""
 
     def end(self) -> None:
         """The chain ended: the table stays as it is."""

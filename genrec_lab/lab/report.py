@@ -77,7 +77,10 @@ def build_report(run: Run) -> Path:
         effort=effort_table(notes_by_row([run])),
         made=made,
         data={name: value for name, value in data_summary(run).items() if name not in ("facts", "ties")},
-        stages=[_stage(run, pages, name, states.get(name, []), made.get(name)) for name in stages],
+        stages=stages,
+        states=states,
+        pages=pages,
+        exists=lambda file: (run.folder / file).is_file(),
         figures={name: [each for each in drawn if each["stage"] == name] for name in stages},
         other_figures=[each for each in drawn if each["stage"] not in stages],
         repairs=[event for event in events if "repair" in event["event"]],
@@ -157,27 +160,6 @@ def _environment() -> Environment:
         "templates": json.dumps({mode: template(mode).to_plotly_json() for mode in get_args(Mode)}),
     }
     return environment
-
-
-def _stage(
-    run: Run, pages: Mapping[str, Any], name: str, states: Sequence[State], made: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    executed, seconds = Path("notebooks", f"{name}.ipynb"), pages.get(name, {}).get("seconds")
-    took = "" if seconds is None else f" ({clock(seconds)})"
-    links = [(executed, "executed notebook", took), (executed.with_suffix(".log"), "printed output", "")]
-    number, _, words = name.partition("_")
-    return {
-        "name": name,
-        "title": f"{number} {words.replace('_', ' ')}",
-        "record": made,
-        "links": [(file.as_posix(), *said) for file, *said in links if (run.folder / file).is_file()],
-        "outputs": [
-            (f"{state.task.name}/{path}", file["sha256"][:16], f"{file['bytes']:,}")
-            for state in states
-            if state.record is not None
-            for path, file in state.record.outputs.items()
-        ],
-    }
 
 
 def _provenance(

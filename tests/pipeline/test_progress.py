@@ -61,7 +61,6 @@ def test_a_progress_bar_shows_in_a_log_once_a_minute(log, monkeypatch):
     for second in range(150):
         now[0] += 1
         shown.unfinished_line("02_tokens", f"{second} of 150")
-        shown.waiting()
     bars = [line for line in stream.getvalue().splitlines() if "of 150" in line]
     assert bars == ["  02 | 60 of 150", "  02 | 121 of 150"]
 
