@@ -150,8 +150,9 @@ def run(
         else:
             opened.planned = {one.name: one for one in (*runs, opened)}
             steps[opened.name] = tuple(plan(opened, files, resume))
-            if not quiet:
-                _show_plan(opened, steps[opened.name], console)
+            lines = [f"  {s.action:4}  {f'{s.stage} {s.row}'.strip()}: {s.why}" for s in steps[opened.name]]
+            for line in () if quiet else (f"{opened.name} in {opened.folder}", *lines):
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
         runs.append(opened)
     report = None if dry_run else runs[-1].folder / "report.html"
     return ChainResult(tuple(runs), steps, report)
@@ -247,13 +248,6 @@ def _source_of(notebook: Path) -> tuple[str, dict[str, str]]:
     prose = [cell.source for cell in cells if cell.kind != "code"]
     code = [cell.source for cell in cells if cell.kind == "code" and "parameters" not in cell.tags]
     return hash_json(prose), code_of_source("\n".join(code)).functions
-
-
-def _show_plan(opened: Run, steps: Sequence[Step], console: Console) -> None:
-    console.print(f"{opened.name} in {opened.folder}", markup=False, highlight=False, soft_wrap=True)
-    for step in steps:
-        name = f"{step.stage} {step.row}".strip()
-        console.print(f"  {step.action:4}  {name}: {step.why}", markup=False, highlight=False, soft_wrap=True)
 
 
 # -- doing it ------------------------------------------------------------------------------------------------

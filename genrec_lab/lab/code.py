@@ -96,12 +96,11 @@ def _of_cell(root: Any, reached: dict[str, str]) -> list[_Place]:
     found: list[_Place] = []
     for chain in (chain for node in tree.body for chain in _chains(node)):
         value: Any = known.get(chain[0])
-        if isinstance(value, ModuleType):
-            found.append(_Place(value.__name__, chain[1] if len(chain) > 1 else _WHOLE))
-        elif getattr(value, "__module__", None) == "__main__" and hasattr(value, "__qualname__"):
+        place = _origin(value)
+        if place is not None and place.module == "__main__":
             found.extend(_of_cell(value, reached))
-        elif hasattr(value, "__qualname__") and isinstance(getattr(value, "__module__", None), str):
-            found.append(_Place(value.__module__, value.__qualname__.partition(".")[0]))
+        elif place is not None:
+            found.append(_Place(place.module, chain[1]) if place.name == _WHOLE and chain[1:] else place)
         elif isinstance(value, str | int | float | bool | tuple):
             reached[f"__main__.{chain[0]}"] = _digest(repr(value))
     return found
@@ -154,12 +153,17 @@ def _resolved(place: _Place) -> _Place | None:
         return _Place(f"{place.module}.{place.name}", _WHOLE)
     # a module's __getattr__ may give it
     loaded: Any = getattr(importlib.import_module(place.module), place.name, None)
-    origin = getattr(loaded, "__module__", None)
-    if isinstance(origin, str) and origin != place.module and hasattr(loaded, "__qualname__"):
-        return _Place(origin, loaded.__qualname__.partition(".")[0])
-    if isinstance(loaded, ModuleType):
-        return _Place(loaded.__name__, _WHOLE)
-    return _Place(place.module, _WHOLE)
+    found = _origin(loaded)
+    return found if found is not None and found.module != place.module else _Place(place.module, _WHOLE)
+
+
+def _origin(value: Any) -> _Place | None:
+    """Where a function, class or module is defined; None for other values."""
+    if isinstance(value, ModuleType):
+        return _Place(value.__name__, _WHOLE)
+    if hasattr(value, "__qualname__") and isinstance(getattr(value, "__module__", None), str):
+        return _Place(value.__module__, value.__qualname__.partition(".")[0])
+    return None
 
 
 # They decide whether and where a task runs, and never what it computes.
@@ -218,7 +222,8 @@ class _Definitions:
             bound = _bound(statement)
             if isinstance(statement, ast.Import | ast.ImportFrom | ast.If | ast.Try | ast.With):
                 imports |= dict(_imported(statement, package))
-            if any(not _bound(one) and not _is_silent(one) for one in _simple(statement)):
+            silent = ast.Import | ast.ImportFrom | ast.Pass
+            if any(not (_bound(s) or _is_docstring(s) or isinstance(s, silent)) for s in _simple(statement)):
                 bound = bound | {_EFFECTS}
             for one in bound:
                 found.setdefault(one, []).append(statement)
@@ -408,10 +413,6 @@ def _simple(statement: ast.stmt) -> Iterator[ast.stmt]:
         for inner in part.body if isinstance(part, ast.ExceptHandler) else [part]:
             if isinstance(inner, ast.stmt):
                 yield from _simple(inner)
-
-
-def _is_silent(statement: ast.stmt) -> bool:
-    return _is_docstring(statement) or isinstance(statement, ast.Import | ast.ImportFrom | ast.Pass)
 
 
 def _names(node: ast.AST) -> set[str]:

@@ -441,7 +441,10 @@ def _weigh(work: Work, method: str, variants: Sequence[str], seed: int, rankings
                     chosen = slice(None) if domain == AVERAGE else domains == domain
                     cell = _row(of_row[method][:, chosen], of_row[name][:, chosen], seed)
                     worth.append({"variant": name, "domain": domain, "metric": metric, "k": k, **cell})
-    _of_one_domain(pl.DataFrame(worth)).write_parquet(work.folder / "worth.parquet")
+    table = pl.DataFrame(worth).with_columns(pl.col("sd").cast(pl.Float64))
+    if len(set(domains.tolist())) == 1:  # whose own figures the average would repeat
+        table = table.filter(pl.col("domain") != AVERAGE)
+    table.write_parquet(work.folder / "worth.parquet")
     write_json(work.folder / "lacking.json", lacking)
 
 
@@ -462,13 +465,6 @@ def _row(whole: npt.NDArray[np.float64], without: npt.NDArray[np.float64], seed:
         "users": found.users,
         "seeds": len(whole),
     }
-
-
-def _of_one_domain(worth: pl.DataFrame) -> pl.DataFrame:
-    """Leave out the average where there is one domain, whose own figures it would repeat."""
-    worth = worth.with_columns(pl.col("sd").cast(pl.Float64))
-    single = worth["domain"].n_unique() == 2
-    return worth.filter(pl.col("domain") != AVERAGE) if single else worth
 
 
 def _part(whole: MethodConfig, name: str, without: MethodConfig) -> dict[str, str]:

@@ -124,8 +124,12 @@ def check_run(
                         _check_items_suffice(run)
         if problems or config is None:
             raise RunFileError(place_of(source), list(dict.fromkeys(problems)))
+        from genrec_lab.lab.evaluate import SAMPLED_WARNING
+
+        warnings = [*memory_warnings(config, spec.dataset)]
+        warnings += [SAMPLED_WARNING] if config.evaluation.sampled is not None else []
         given = None if numbers is None else tuple(numbers)
-        return Checked(spec, tuple(chosen), given, root, _warnings(config, spec))
+        return Checked(spec, tuple(chosen), given, root, tuple(warnings))
 
 
 def _chosen(
@@ -147,15 +151,6 @@ def _chosen(
     with problems.noted():
         check_kernel()
     return chosen
-
-
-def _warnings(config: Any, spec: RunFile) -> tuple[str, ...]:
-    found = list(memory_warnings(config, spec.dataset))
-    if config.evaluation.sampled is not None:
-        from genrec_lab.lab.evaluate import SAMPLED_WARNING
-
-        found.append(SAMPLED_WARNING)
-    return tuple(found)
 
 
 def _unset_variables(overrides: Any) -> Iterator[str]:

@@ -229,7 +229,12 @@ def recommend_to_file(
     for name, of_list in keys.items():
         strange = [key for key in of_list if key not in known]
         model.require_none(strange, len(of_list), f"to {model.source}", lists[name])
-    filters = {domain: {name: _in_domain(model, of, domain) for name, of in keys.items()} for domain in names}
+    places = {
+        domain: {name: model.catalogue.places(of, domain) for name, of in keys.items()} for domain in names
+    }
+    filters = {
+        domain: {name: found[found != NO_ITEM] for name, found in of.items()} for domain, of in places.items()
+    }
     plan = {
         "of": hash_json(model.identity), "histories": sha256_of(histories), "top_k": top_k, "beams": beams,
         "exclude_seen": exclude_seen, "unknown": unknown, "row": model.row,
@@ -347,8 +352,3 @@ def _numbered(
         say(f"{longer:,} histories are longer than {model.max_history}; their most recent items are read.")
     kept_users = pl.DataFrame([row[:3] for row in found], schema=users.schema, orient="row")
     return kept_users, [row[3] for row in found]
-
-
-def _in_domain(model: Served, keys: list[str], domain: str) -> np.ndarray:
-    places = model.catalogue.places(keys, domain)
-    return places[places != NO_ITEM]
