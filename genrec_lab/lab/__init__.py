@@ -17,8 +17,7 @@ _NAMES = {
     "has_decoders load_atlas map_residuals survey_codes told_items watched_beam what_codes_keep",
     "files": "RunError",
     "notebooks": "keep_cell",
-    "prepare": "Machine Prepared check_machine data_summary describe_ties load_prepared prepare_data "
-    "ties_in_short",
+    "prepare": "Machine Prepared check_machine data_summary load_prepared prepare_data ties_in_short",
     "recommend": "learnt_from load_history load_recommender starting_recommender train_recommenders "
     "training_figures training_summary trainings",
     "rows": "decodes_in_steps end_without_codes lead_row",

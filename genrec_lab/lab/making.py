@@ -289,19 +289,16 @@ class Results:
             stopped = isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
             attempt["seconds"] = before + time.monotonic() - clock
             attempt["error"] = None if stopped else f"{type(error).__name__}: {error}"[:_LONGEST_ERROR]
-            self._note_failure(task, scratch, attempt, is_disk_full(error))
-            if is_disk_full(error):
+            full = is_disk_full(error)
+            with contextlib.suppress(OSError) if full else contextlib.nullcontext():
+                write_json(scratch / _ATTEMPT, attempt)  # its checkpoints stay for the next time
+                event = "interrupted" if stopped else "failed"
+                self.log(event, place=task.place, error=attempt["error"])
+            if full:
                 raise RunError(disk_full_message(self.folder, task.place)) from error
             raise
         shutil.rmtree(scratch, ignore_errors=True)
         self.log("finished", place=task.place, seconds=attempt["seconds"])
-
-    def _note_failure(self, task: Task, scratch: Path, attempt: Mapping[str, Any], disk_full: bool) -> None:
-        """Note why a task did not finish; its checkpoints stay for the next time."""
-        error = attempt["error"]
-        with contextlib.suppress(OSError) if disk_full else contextlib.nullcontext():
-            write_json(scratch / _ATTEMPT, attempt)
-            self.log("failed" if error else "interrupted", place=task.place, error=error)
 
     def _put_back(self, task: Task, elsewhere: Path) -> None:
         """Put an equal result, made earlier or for another row, in its place."""

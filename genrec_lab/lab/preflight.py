@@ -34,7 +34,6 @@ _READS = {
     "07_evaluation": (_PREPARATION, _CODES, _TRAINED, _ADAPTED),
 }
 # For the estimate of memory.
-_GIGABYTE = 2**30
 _BYTES_READ = {".gz": 12, "": 4}  # in memory, for a byte on disk: packed files, and tables of text
 _BYTES_AN_ITEM = 500  # on disk, texts included, where nothing is known of the number of items
 _BYTES_A_WEIGHT = 16  # in training: itself, its gradient, AdamW's two moments
@@ -242,16 +241,21 @@ def memory_warnings(config: Any, dataset: Mapping[str, Any]) -> Iterator[str]:
     data = sum(file.stat().st_size * _BYTES_READ[".gz" if file.suffix == ".gz" else ""] for file in files)
     items = dataset.get("items", 900) if dataset["name"] == "bazaar" else data // 4 // _BYTES_AN_ITEM
     rows = {name: _generative(method) for name, method in presets.methods(config).items()}
-    rows |= {name: _over_items(row, items) for name, row in presets.item_rows(config).items()}
-    name = max(rows, key=lambda row: rows[row], default="")
-    free = free_memory()
-    gpu = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
-    if gpu is not None and rows and rows[name] > gpu:
-        yield _sentence(f"the row {name}", rows[name], gpu, "of the GPU")
-    needed = data + (rows[name] if rows and gpu is None else 0)
-    if needed > free:
-        what = f"the data and the row {name}" if rows and gpu is None else "the data"
-        yield _sentence(what, needed, free, "of this machine")
+    for name, row in presets.item_rows(config).items():
+        weights = items * getattr(row.model, "width", 64) * _BYTES_A_WEIGHT
+        rows[name] = weights + row.training.batch_size * items * _LOGITS
+    largest, bytes_of_row = max(rows.items(), key=lambda row: row[1], default=("", 0))
+    needs = [("the data", data, free_memory(), "of this machine")]
+    if torch.cuda.is_available():
+        needs.append((f"the row {largest}", bytes_of_row, torch.cuda.mem_get_info()[0], "of the GPU"))
+    elif rows:
+        needs = [(f"the data and the row {largest}", data + bytes_of_row, free_memory(), "of this machine")]
+    for what, needed, free, where in needs:
+        if needed > free:
+            yield (
+                f"{what} may need about {needed / 2**30:,.1f} GB, but only {free / 2**30:,.1f} GB {where} "
+                "are free; use less data, a smaller training.batch_size, or a machine with more"
+            )
 
 
 def free_memory() -> int:
@@ -268,13 +272,6 @@ def free_memory() -> int:
     return min(found)
 
 
-def _sentence(what: str, needed: int, free: int, where: str) -> str:
-    return (
-        f"{what} may need about {needed / _GIGABYTE:,.1f} GB, but only {free / _GIGABYTE:,.1f} GB {where} "
-        "are free; use less data, a smaller training.batch_size, or a machine with more"
-    )
-
-
 def _generative(method: Any) -> int:
     """Bytes to train a generative row; 0 for what a foreign model does not say."""
     sizes, tokens = method.recommender, method.pairs.max_history * getattr(method.tokenizer, "levels", 4)
@@ -288,8 +285,3 @@ def _generative(method: Any) -> int:
         billions = re.search(r"(\d+(?:\.\d+)?)B", method.content.model)
         encoder = int(float(billions[1] if billions else 2) * 1e9) * (2 if "b" in method.content.dtype else 4)
     return max(weights * _BYTES_A_WEIGHT + kept, encoder)
-
-
-def _over_items(row: Any, items: int) -> int:
-    width = getattr(row.model, "width", 64)
-    return items * width * _BYTES_A_WEIGHT + row.training.batch_size * items * _LOGITS

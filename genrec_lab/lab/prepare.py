@@ -112,38 +112,25 @@ def data_summary(run: Run) -> dict[str, Any]:
     return {} if record is None else record.summary
 
 
-def describe_ties(run: Run) -> str:
-    """Say how many last items are tied in time with the one before, and what ordered them, by domain."""
-    found = data_summary(run)["ties"]
-    return "\n".join(
-        f"{row['domain']}: ties in time are unknown, the source gives no times"
-        if row["test_tied"] is None
-        else f"{row['domain']}: the last item of {row['test_tied']:,} of {row['timed']:,} users "
-        f"({row['test_tied'] / row['timed']:.1%}) has the time of the item before it; "
-        f"ordered by {found['rule']}"
-        for row in found["domains"]
-    )
-
-
 def ties_in_short(run: Run) -> str:
     """Say in a sentence for how many users the test item is tied in time with the one before it.
 
     For the tables of results: where many are tied, another order of ties gives other test items, so other
-    figures. Also says if rows learn from different numbers of targets, because a training file was published.
-    Empty before stage 01 has run.
+    figures. Also says what ordered them, and if rows learn from different numbers of targets, because a
+    training file was published. Empty before stage 01 has run.
     """
     found = data_summary(run)
-    tied = {row["domain"]: row["test_tied"] for row in found.get("ties", {}).get("domains", ())}
-    timed = {row["domain"]: row["timed"] for row in found.get("ties", {}).get("domains", ())}
-    if not tied:
+    if not (ties := found.get("ties", {"domains": ()}))["domains"]:
         return ""
     said = "Ties in time are unknown: the source gives no times."
-    if any(count is not None for count in tied.values()):
+    if any(row["test_tied"] is not None for row in ties["domains"]):
         shares = ", ".join(
-            f"{domain} unknown" if count is None else f"{domain} {count / timed[domain]:.1%} of users"
-            for domain, count in tied.items()
+            f"{row['domain']} unknown"
+            if row["test_tied"] is None
+            else f"{row['domain']} {row['test_tied'] / row['timed']:.1%} of users"
+            for row in ties["domains"]
         )
-        said = f"Test items that are tied in time with the item before: {shares}."
+        said = f"Test items that are tied in time with the item before: {shares}; ordered by {ties['rule']}."
     if fewer := found.get("repairs", {}).get(FEWER_PAIRS):
         said += (
             f" Rows do not learn from the same targets: the training sequences have {fewer:,} targets more "

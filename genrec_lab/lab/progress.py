@@ -30,7 +30,7 @@ class LogProgress:
         self._console = console
         self._steps: list[str] = []
         self._started: dict[str, float] = {}
-        self._shown = 0.0
+        self._shown = time.monotonic()
 
     def begin(self, title: str, steps: Sequence[str]) -> None:
         """A chain of these steps begins."""
@@ -50,7 +50,6 @@ class LogProgress:
 
     def line(self, name: str, text: str) -> None:
         """A step printed a whole line."""
-        self._shown = time.monotonic()
         self._print(f"  {name[:2]} | {text}")
 
     def unfinished_line(self, name: str, text: str) -> None:
@@ -62,6 +61,7 @@ class LogProgress:
         """The chain ended, well or not."""
 
     def _print(self, text: str) -> None:
+        self._shown = time.monotonic()
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -71,7 +71,8 @@ def test_ties_in_time_are_said_by_domain_and_unknown_where_there_are_no_times(mo
     found = {"ties": {"rule": "file order", "domains": domains}}
     monkeypatch.setattr("genrec_lab.lab.prepare.data_summary", lambda run: found)
     assert ties_in_short(None) == (
-        "Test items that are tied in time with the item before: Beauty 43.5% of users, Office unknown."
+        "Test items that are tied in time with the item before: Beauty 43.5% of users, Office unknown; "
+        "ordered by file order."
     )
     found.clear()
     assert ties_in_short(None) == ""
