@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from genrec_lab.lab import figures
 from genrec_lab.lab.chain import STAGES, tasks_of
@@ -46,7 +45,7 @@ def doctor(name: str, root: Path | None = None) -> list[Finding]:
         raise RunError(
             f"Another version of genrec_lab made the run {name!r}; this one cannot verify its files."
         )
-    found += [finding for check in (_results, _figures, _pages, _log, _exports) for finding in check(run)]
+    found += [*_damaged_results(run), *_damaged_files(run)]
     build_report(run)  # and metrics.json
     return found
 
@@ -98,48 +97,38 @@ def _manifest(folder: Path) -> Iterator[Finding]:
     yield Finding("manifest.json", why, mend)
 
 
-def _results(run: Run) -> Iterator[Finding]:
-    held_files = set()
+def _damaged_results(run: Run) -> Iterator[Finding]:
+    owned = set()
     for folder, record, problem in records_in(run.folder):
-        held_files.add(folder)
+        owned.add(folder)
         if broken := problem if record is None else record.damage(folder):
             where = folder.relative_to(run.folder).as_posix()
             yield Finding(
                 where, broken, "`genrec run` computes it again, and what depends on it only if it differs."
             )
     for file in sorted(run.folder.glob("[0-9][0-9]_*/**/*")):
-        if file.is_file() and not held_files & set(file.parents):
+        if file.is_file() and not owned & set(file.parents):
             where = file.relative_to(run.folder).as_posix()
             yield Finding(where, "it belongs to no result", "Nothing reads it; `genrec clean` removes it.")
 
 
-def _figures(run: Run) -> Iterator[Finding]:
-    index = figures.index(run.folder)
-    file = run.folder / "figures" / "index.json"
-    if file.is_file() and not index:
+def _damaged_files(run: Run) -> Iterator[Finding]:
+    """Check what stands beside the results: figures, pages, the log and exports."""
+    manifest, index = run.manifest(), figures.index(run.folder)
+    if not index and (run.folder / "figures" / "index.json").is_file():
         yield Finding("figures/index.json", "it cannot be read", "The notebooks save their figures again.")
     for name, entry in index.items():
         if broken := figures.damage(run.folder, name, entry):
             yield Finding(f"figures/{name}.json", broken, f"{entry.get('stage')}.ipynb saves it again.")
-
-
-def _pages(run: Run) -> Iterator[Finding]:
-    for stage, page in run.manifest().get("pages", {}).items():
+    for stage, page in manifest.get("pages", {}).items():
         for ending, key in ((".ipynb", "sha256"), (".log", "log_sha256")):
             file = run.folder / "notebooks" / f"{stage}{ending}"
             if page.get("status") == "finished" and key in page and (what := damage(file, page[key])):
                 yield Finding(f"notebooks/{file.name}", what, "`genrec run` makes the page again.")
-
-
-def _log(run: Run) -> Iterator[Finding]:
-    _, broken = read_log(run.folder)
-    if broken:
-        lines = ", ".join(map(str, broken[:5])) + ("…" if len(broken) > 5 else "")
-        yield Finding("log.jsonl", f"lines {lines} were changed or cut off", "They are ignored.")
-
-
-def _exports(run: Run) -> Iterator[Finding]:
-    recorded: dict[str, Any] = run.manifest().get("exports", {})
-    for name, sha256 in recorded.items():
+    _, lines = read_log(run.folder)
+    if lines:
+        some = ", ".join(map(str, lines[:5])) + ("…" if len(lines) > 5 else "")
+        yield Finding("log.jsonl", f"lines {some} were changed or cut off", "They are ignored.")
+    for name, sha256 in manifest.get("exports", {}).items():
         if what := damage(run.folder / name, sha256):
             yield Finding(name, what, "It was written again from the rankings.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -65,10 +66,8 @@ def package_versions() -> dict[str, str]:
     """Installed versions of the packages that results can depend on."""
     versions = {"genrec_lab": genrec_lab.__version__}
     for name in RECORDED_PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return versions
 
 
@@ -77,11 +76,14 @@ def hardware() -> dict[str, Any]:
 
     gpus is None where torch is not loaded: importing it takes seconds, and without it no GPU is used either.
     """
+    memory = None
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # not on every system
+        memory = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_gb": _memory_gb(),
+        "memory_gb": memory,
         "gpus": _gpus(),
     }
 
@@ -104,13 +106,6 @@ def _cpu_model() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _memory_gb() -> float | None:
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    except (AttributeError, OSError, ValueError):
-        return None
 
 
 def _gpus() -> list[str] | None:
