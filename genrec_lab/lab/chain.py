@@ -19,7 +19,7 @@ import polars as pl
 from rich.console import Console
 
 from genrec_lab.data.whole_files import sha256_of
-from genrec_lab.lab import figures, processes
+from genrec_lab.lab import processes
 from genrec_lab.lab.code import code_of_source
 from genrec_lab.lab.files import NotebookFailed, RunError, damage, hash_json, held
 from genrec_lab.lab.forked import KernelServer
@@ -230,9 +230,9 @@ def _why_page_is_made(run: Run, notebook: Path, states: Mapping[str, State], rem
         return "its text has been edited since."
     if names := changed(page.get("functions", {}), functions):
         return f"the code that its cells use has changed ({listed(names)})."
-    index = figures.index(run.folder)
+    saved = run.figures()
     for name in page.get("figures", []):
-        if broken := figures.damage(run.folder, name, index.get(name, {})):
+        if broken := damage(run.figure_file(name), saved.get(name, {}).get("sha256"), f"its figure {name}"):
             return f"{broken}."
     for place, digest in page.get("reads", {}).items():
         if place in remade:
@@ -315,7 +315,7 @@ def _execute(
     record: dict[str, Any] = {"prose": prose, "functions": functions, "started_at": started_at}
     _record(opened, stage, {**record, "status": "started"})
     progress.step(stage, "runs", why)
-    before, started, status = figures.index(opened.folder), time.monotonic(), "interrupted"
+    before, started, status = opened.figures(), time.monotonic(), "interrupted"
     environment = {"PLOTLY_RENDERER": _RENDERER, "GENREC_RUNS": str(root), "OMP_WAIT_POLICY": "PASSIVE"}
     if opened.keep_old_code:
         environment[KEEP_OLD_CODE] = "1"
@@ -352,13 +352,16 @@ def _shown(opened: Run, stage: str, before: Mapping[str, Any]) -> dict[str, Any]
                 "Look for a cell that opens the run with other values than those of the parameters cell."
             )
         reads[task.place] = str(state.digest)
-    with held(opened.folder / ".write.lock", "sorting figures", 30.0):
-        own = {name: entry for name, entry in figures.index(opened.folder).items() if entry["stage"] == stage}
-        gone = [name for name, entry in own.items() if entry == before.get(name)]
-        figures.remove(opened.folder, gone)
-    kept = [name for name in own if name not in gone]
-    for name in kept:
-        reads = own[name].get("reads", {}) | reads
+    kept = []
+    with opened.edited_manifest() as manifest:
+        saved = manifest.setdefault("figures", {})
+        for name in [name for name in saved if saved[name]["stage"] == stage]:
+            if saved[name] == before.get(name):
+                del saved[name]
+                opened.figure_file(name).unlink(missing_ok=True)
+            else:
+                kept.append(name)
+                reads = saved[name]["reads"] | reads
     return {"figures": kept, "reads": reads}
 
 

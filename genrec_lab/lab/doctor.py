@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from genrec_lab.lab import figures
 from genrec_lab.lab.chain import STAGES, tasks_of
 from genrec_lab.lab.files import RunError, damage, held, read_checked, read_log, write_checked
 from genrec_lab.lab.report import build_report
@@ -114,11 +113,9 @@ def _damaged_results(run: Run) -> Iterator[Finding]:
 
 def _damaged_files(run: Run) -> Iterator[Finding]:
     """Check what stands beside the results: figures, pages, the log and exports."""
-    manifest, index = run.manifest(), figures.index(run.folder)
-    if not index and (run.folder / "figures" / "index.json").is_file():
-        yield Finding("figures/index.json", "it cannot be read", "The notebooks save their figures again.")
-    for name, entry in index.items():
-        if broken := figures.damage(run.folder, name, entry):
+    manifest = run.manifest()
+    for name, entry in run.figures().items():
+        if broken := damage(run.figure_file(name), entry["sha256"], f"its figure {name}"):
             yield Finding(f"figures/{name}.json", broken, f"{entry.get('stage')}.ipynb saves it again.")
     for stage, page in manifest.get("pages", {}).items():
         for ending, key in ((".ipynb", "sha256"), (".log", "log_sha256")):

@@ -21,10 +21,9 @@ import genrec_lab
 from genrec_lab.data.whole_files import sha256_of
 from genrec_lab.evaluation.papers import beside_papers
 from genrec_lab.evaluation.significance import differences_to_rows, strongest_other
-from genrec_lab.lab import figures
 from genrec_lab.lab.chain import STAGES, tasks_of
 from genrec_lab.lab.evaluate import load_rankings
-from genrec_lab.lab.files import RunError, read_log, write_json, write_text
+from genrec_lab.lab.files import RunError, damage, read_log, write_json, write_text
 from genrec_lab.lab.prepare import data_summary, ties_in_short
 from genrec_lab.lab.progress import clock
 from genrec_lab.lab.store import Run, State
@@ -219,20 +218,18 @@ def _facts(result: Mapping[str, Any]) -> dict[str, str]:
 def _read_figures(run: Run, states: Mapping[str, Sequence[State]]) -> tuple[list[dict[str, Any]], list[str]]:
     """The saved figures (`name, caption, stage, json`) of results as they are now, and what is left out."""
     digests = {state.task.place: state.digest for of_stage in states.values() for state in of_stage}
-    index = figures.index(run.folder)
+    saved = run.figures()
     drawn, problems, outdated = [], [], []
-    if not index and (run.folder / "figures" / "index.json").is_file():
-        problems.append("figures/index.json cannot be read; run the notebooks again to save their figures.")
-    for name, entry in index.items():
-        if broken := figures.damage(run.folder, name, entry):
+    for name, entry in saved.items():
+        if broken := damage(run.figure_file(name), entry["sha256"], f"its figure {name}"):
             problems.append(f"figures/{name}.json is left out: {broken}.")
-        elif any(place in digests and digests[place] != one for place, one in entry.get("reads", {}).items()):
+        elif any(place in digests and digests[place] != one for place, one in entry["reads"].items()):
             outdated.append(name)
         else:
-            text = (run.folder / "figures" / f"{name}.json").read_text(encoding="utf-8")
+            text = run.figure_file(name).read_text(encoding="utf-8")
             drawn.append({"name": name, "caption": entry["caption"], "stage": entry["stage"], "json": text})
     if outdated:
-        stages = sorted({str(index[name]["stage"]) for name in outdated})
+        stages = sorted({str(saved[name]["stage"]) for name in outdated})
         problems.append(
             f"{counted(len(outdated), 'figure')} of results that have changed since are left out; run again: "
             f"{', '.join(stages)}."

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,9 @@ from typing import Any
 from plotly.graph_objects import Figure
 
 from genrec_lab import registry
-from genrec_lab.lab import figures, processes
-from genrec_lab.lab.files import RunError, as_json, hash_json, held
+from genrec_lab.data.whole_files import sha256_of
+from genrec_lab.lab import processes
+from genrec_lab.lab.files import RunError, as_json, hash_json, write_text
 from genrec_lab.lab.folders import runs_root
 from genrec_lab.lab.making import KEEP_OLD_CODE, Results, read_manifest
 from genrec_lab.lab.results import RECORD, differences, listed
@@ -52,6 +55,9 @@ DEMO: dict[str, Any] = {
     "overrides": {},
     "seed": 0,
 }
+
+
+_FIGURE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
 
 def load_config(preset: str, overrides: Mapping[str, Any]) -> Any:
@@ -173,11 +179,33 @@ class Run(Results):
 
         The report leaves the figure out once one of the results that were read so far has changed.
         """
+        if not _FIGURE.fullmatch(name):
+            raise RunError(
+                f"A figure's name is letters, digits, '_' and '-', such as 'utilisation'; got {name!r}."
+            )
+        if not isinstance(figure, Figure):
+            raise RunError(f"run.figure({name!r}, …) takes a plotly Figure; got {type(figure).__name__}.")
         if processes.is_first():
-            self.require_writable()
-            with held(self.folder / ".write.lock", "saving a figure", 30.0):
-                figures.save(self.folder, name, figure, caption, self.stage, self.reads)
+            file = self.figure_file(name)
+            with self.edited_manifest() as manifest:
+                file.parent.mkdir(exist_ok=True)
+                write_text(file, str(figure.to_json()))
+                manifest.setdefault("figures", {})[name] = {
+                    "caption": caption, "stage": self.stage, "saved_at": time.time(),
+                    "sha256": sha256_of(file), "reads": self.reads,
+                }  # fmt: skip
         return figure
+
+    def figures(self) -> dict[str, dict[str, Any]]:
+        """The saved figures by name, in their order: `caption, stage, saved_at, sha256, reads`.
+
+        reads: the digests of the results that had been read when the figure was saved.
+        """
+        return dict(self.manifest().get("figures", {}))
+
+    def figure_file(self, name: str) -> Path:
+        """Where a figure is stored."""
+        return self.folder / "figures" / f"{name}.json"
 
     def set_stage(self, stage: str) -> None:
         """Assign figures that are saved from now on to a stage that makes no results."""

@@ -11,7 +11,7 @@ import pytest
 from plotly.graph_objects import Figure
 
 from genrec_lab.cli import main
-from genrec_lab.lab import chain, figures
+from genrec_lab.lab import chain, store
 from genrec_lab.lab.doctor import doctor
 from genrec_lab.lab.store import Run, RunError, Task, Work, existing_run, open_run
 
@@ -57,14 +57,14 @@ def test_a_lock_whose_owner_is_gone_holds_nobody_up(run: Run, lock: str) -> None
 
 def test_a_clock_set_back_loses_no_figure(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([2000.0, 1000.0, 500.0])
-    monkeypatch.setattr(figures.time, "time", lambda: next(times))
+    monkeypatch.setattr(store.time, "time", lambda: next(times))
     run.set_stage("03_residual_atlas")
     run.figure("former", Figure())
     run.figure("kept", Figure())
-    before = figures.index(run.folder)
+    before = run.figures()
     run.figure("kept", Figure())
     assert chain._shown(run, "03_residual_atlas", before)["figures"] == ["kept"]
-    assert list(figures.index(run.folder)) == ["kept"]
+    assert list(run.figures()) == ["kept"]
 
 
 @pytest.mark.parametrize("how", ["moved", "deleted"])

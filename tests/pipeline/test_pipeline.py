@@ -21,7 +21,6 @@ from genrec_lab.lab import (
     RunError,
     chain,
     existing_run,
-    figures,
     open_run,
     prepare_data,
     rank_test_users,
@@ -132,7 +131,7 @@ def test_a_chain_runs_once_and_again_only_what_changed(checkout, capsys):
     assert json.loads(saved.read_text())["config"]["label"] == "second"
 
     # An edited text, and then an edited cell, are shown again; the finished work is not repeated.
-    assert list(figures.index(folder)) == ["former", "kept"]
+    assert list(existing_run("demo").figures()) == ["former", "kept"]
     drawn = DRAW.replace("NAMES", "('former', 'kept')")
     write_notebook(checkout, TRAINING, OPEN, TRAIN, drawn, prose="Edited.")
     assert actions(chain.run("demo.yaml", sets=other, dry_run=True))["05"] == "run"
@@ -141,7 +140,9 @@ def test_a_chain_runs_once_and_again_only_what_changed(checkout, capsys):
     result = chain.run("demo.yaml", sets=other)
     assert actions(result) == actions(planned) == {"01": "keep", "05 slow": "keep", "05": "run"}
     assert printed(checkout, TRAINING) == "edited\n"
-    assert list(figures.index(folder)) == ["kept"]  # the notebook does not make the other one any more
+    assert list(existing_run("demo").figures()) == [
+        "kept"
+    ]  # the notebook does not make the other one any more
     assert not (folder / "figures" / "former.json").exists()
 
     # A figure that is lost is saved again by its notebook, here in a run that repeats a whole stage.

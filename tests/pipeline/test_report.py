@@ -216,14 +216,6 @@ def test_lines_and_figures_that_cannot_be_read_are_left_out_and_said(run):
     assert page.having("data-figure") == ["data-bars-2"]
 
 
-@pytest.mark.parametrize("content", ['{"curve": {"cap', "[]", '{"curve": 3}', ""])
-def test_an_index_of_figures_that_cannot_be_read_is_said_and_stops_nothing(run, content):
-    (run.folder / "figures" / "index.json").write_text(content)
-    page = Page(build_report(run).read_text(encoding="utf-8"))
-    assert page.having("data-figure") == []
-    assert "figures/index.json cannot be read; run the notebooks again" in page.text
-
-
 def test_figures_of_results_that_have_changed_since_are_left_out(run):
     other = {**run.dataset, "users": 9}
     run = open_run("evil", dataset=other, change=True, root=run.folder.parent)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec_lab.lab import RunError, chain, existing_run, figures, files, prepare_data, runs_root
+from genrec_lab.lab import RunError, chain, existing_run, files, prepare_data, runs_root
 
 DATA = "01_data_preparation"
 
@@ -38,7 +38,7 @@ def test_processes_that_record_at_once_lose_nothing(opened, run_in_process, tmp_
     assert [rival.wait(timeout=600) for rival in rivals] == [0, 0]
     expected = sorted(f"{letter}-{number}" for letter in "ab" for number in range(10))
     assert sorted(run.manifest()["pages"]) == expected
-    assert sorted(figures.index(run.folder)) == expected
+    assert sorted(run.figures()) == expected
     events, broken = files.read_log(run.folder)
     assert (sorted(event["name"] for event in events), broken) == (expected, [])
 
@@ -95,14 +95,11 @@ def test_a_figure_must_be_one_of_plotly(opened):
         opened().figure("curve", {})
 
 
-def test_removed_figures_leave_the_others_in_their_order(opened):
+def test_figures_stay_in_the_order_of_their_first_saving(opened):
     run = opened()
-    for name in ("first", "former", "last", "first"):
+    for name in ("first", "last", "first"):
         run.figure(name, go.Figure())
-    figures.remove(run.folder, ["former"])
-    assert list(figures.index(run.folder)) == ["first", "last"]
-    stored = sorted(file.name for file in (run.folder / "figures").iterdir())
-    assert stored == ["first.json", "index.json", "last.json"]
+    assert list(run.figures()) == ["first", "last"]
 
 
 def test_a_crash_while_writing_leaves_the_old_file_whole(tmp_path, monkeypatch):
