@@ -21,10 +21,11 @@ import polars as pl
 from genrec_lab.evaluation.papers import beside_papers
 from genrec_lab.evaluation.ranking import AVERAGE
 from genrec_lab.lab import Run, runs_root
-from genrec_lab.lab.compare import records_of, runs_of
+from genrec_lab.lab.compare import runs_of
 from genrec_lab.lab.evaluate import EVALUATION, METRICS_SCHEMA
 from genrec_lab.lab.files import hash_json, read_json, write_json
 from genrec_lab.lab.prepare import data_summary, ties_in_short
+from genrec_lab.lab.results import records_in
 from genrec_lab.lab.tables import KEPT, kept_note, kept_reasons
 from genrec_lab.presets import MethodConfig, item_rows, methods
 
@@ -98,7 +99,7 @@ def measured(run: Run) -> dict[str, Any]:
 
 def _processors(run: Run) -> list[str]:
     """What the results of a run were computed on."""
-    machines = [record.made["hardware"] for record in records_of(run)]
+    machines = [record.made["hardware"] for _, record, _ in records_in(run.folder) if record]
     return list(dict.fromkeys(name for one in machines for name in one["gpus"] or [one["cpu"]]))
 
 
