@@ -69,24 +69,13 @@ class Served:
                 f"keys are those of the source, such as {self.catalogue.items['key'][0]!r}."
             )
 
-    def recommend(
-        self,
-        histories: Sequence[Sequence[int]],
-        top_k: int,
-        domain: str,
-        *,
-        allow: np.ndarray | None = None,
-        deny: np.ndarray | None = None,
-        exclude_seen: bool = False,
-        beams: int | None = None,
-    ) -> Ranked:
+    def recommend(self, histories: Sequence[Sequence[int]], top_k: int, domain: str, **asked: Any) -> Ranked:
         """Return the top_k items of a domain after histories of item indices, however long they are.
 
-        The most recent `max_history` items are read, as in training; `exclude_seen` counts all of them.
-        Raises RunError if the row's recommender takes no such filter, and for what it refuses.
+        asked: `allow`, `deny`, `exclude_seen` and `beams` as of `recommend_after`. Raises RunError if the
+        row's recommender takes no such filter, and for what it refuses.
         """
         model, domains = self.model(domain), [domain] * len(histories)
-        asked: dict[str, Any] = {"allow": allow, "deny": deny, "exclude_seen": exclude_seen, "beams": beams}
         try:
             return recommend_after(model, histories, top_k, domains, self.max_history, **asked)
         except ValueError as error:
@@ -229,12 +218,6 @@ def recommend_to_file(
     for name, of_list in keys.items():
         strange = [key for key in of_list if key not in known]
         model.require_none(strange, len(of_list), f"to {model.source}", lists[name])
-    places = {
-        domain: {name: model.catalogue.places(of, domain) for name, of in keys.items()} for domain in names
-    }
-    filters = {
-        domain: {name: found[found != NO_ITEM] for name, found in of.items()} for domain, of in places.items()
-    }
     plan = {
         "of": hash_json(model.identity), "histories": sha256_of(histories), "top_k": top_k, "beams": beams,
         "exclude_seen": exclude_seen, "unknown": unknown, "row": model.row,
@@ -250,7 +233,8 @@ def recommend_to_file(
     for start, file in zip(starts, files, strict=True):
         if not file.is_file():
             rows = slice(start, start + _PART)
-            made = _part(model, users[rows], numbered[rows], top_k, filters, exclude_seen, beams)
+            asked = {"exclude_seen": exclude_seen, "beams": beams}
+            made = _part(model, users[rows], numbered[rows], top_k, keys, **asked)
             with whole_file(file) as partial:
                 made.write_parquet(partial)
     found = pl.scan_parquet(files)
@@ -261,19 +245,16 @@ def recommend_to_file(
 
 
 def _part(
-    model: Served,
-    users: pl.DataFrame,
-    histories: Sequence[Sequence[int]],
-    top_k: int,
-    filters: Mapping[str, Mapping[str, np.ndarray]],
-    exclude_seen: bool,
-    beams: int | None,
-) -> pl.DataFrame:
-    """Recommend to some users: the rows of each together, in their order."""
+    model: Served, users: pl.DataFrame, histories: Sequence[Sequence[int]], top_k: int,
+    lists: Mapping[str, Sequence[str]], **asked: Any,
+) -> pl.DataFrame:  # fmt: skip
+    """Recommend to some users: the rows of each together, in their order; lists: keys to allow or deny."""
 
     def rank(domain: str, rows: np.ndarray) -> Ranked:
-        asked: dict[str, Any] = {**filters[domain], "exclude_seen": exclude_seen, "beams": beams}
-        return model.recommend([histories[place] for place in rows.tolist()], top_k, domain, **asked)
+        places = {name: model.catalogue.places(keys, domain) for name, keys in lists.items()}
+        filters = {name: found[found != NO_ITEM] for name, found in places.items()}
+        own = [histories[row] for row in rows.tolist()]
+        return model.recommend(own, top_k, domain, **filters, **asked)
 
     items, scores = ranked_by_domain(users["domain"], top_k, rank)
     return named_rankings(users["user"], users["domain"], items, scores, model.catalogue.items["key"])
