@@ -218,7 +218,7 @@ def init(folder: Path, data: tuple[Path, Path] | None) -> int:
 
 @genrec.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...")
-def compare(runs: tuple[str, ...]) -> int:
+def compare(runs: tuple[str, ...]) -> None:
     """Compare runs: settings that differ, one table with intervals, codes side by side."""
     from genrec_lab.lab.compare import put_beside
     from genrec_lab.lab.store import existing_run
@@ -237,20 +237,18 @@ def compare(runs: tuple[str, ...]) -> int:
             console.print(terminal_table(text_frame(frame), title))
         else:
             click.echo(f"{title}: none")
-    return 0
 
 
 @genrec.command()
 @click.argument("run")
 @click.option("--row", help="Only this row; by default all rows.")
 @click.option("--to", "folder", required=True, type=_NEW_FOLDER, help="The folder to create.")
-def export(run: str, row: str | None, folder: Path) -> int:
+def export(run: str, row: str | None, folder: Path) -> None:
     """Write a run's codes, rankings, data and models for other tools, with the source's own keys."""
     from genrec_lab.lab.export import export_run
     from genrec_lab.lab.store import existing_run
 
     click.echo(export_run(existing_run(run), folder, row, _say))
-    return 0
 
 
 @genrec.command()
@@ -271,12 +269,11 @@ def export(run: str, row: str | None, folder: Path) -> int:
 @click.option(
     "--out", required=True, type=_NEW_FILE, help=".parquet or .csv: user, domain, rank, item, score."
 )
-def recommend(source: str, out: Path, **asked: Any) -> int:
+def recommend(source: str, out: Path, **asked: Any) -> None:
     """Recommend items to every user of a file. A killed call resumes where it stopped."""
     from genrec_lab.lab.serving import recommend_to_file
 
     click.echo(recommend_to_file(source, out=out, **asked, say=_say))
-    return 0
 
 
 @genrec.command(name="add-items")
@@ -284,12 +281,11 @@ def recommend(source: str, out: Path, **asked: Any) -> int:
 @click.option("--items", required=True, type=_FILE, help=".csv, .tsv or .parquet: key, title, domain …")
 @click.option("--row", help="The row; by default the run's own.")
 @click.option("--out", required=True, type=_NEW_FOLDER, help="The folder to create.")
-def add_items(source: str, items: Path, row: str | None, out: Path) -> int:
+def add_items(source: str, items: Path, row: str | None, out: Path) -> None:
     """Encode new items with the frozen tokenizer, so that they can be recommended; no old code changes."""
     from genrec_lab.lab.growing import add_items as grow
 
     click.echo(grow(source, items, out, row, _say))
-    return 0
 
 
 @genrec.command()
@@ -313,7 +309,7 @@ def add_items(source: str, items: Path, row: str | None, out: Path) -> int:
 def explore(
     run_or_codes: str, items: str | None, vectors: str | None, sizes: list[int] | None, row: str | None,
     maps: tuple[str, ...], html: Path | None,
-) -> int:  # fmt: skip
+) -> None:  # fmt: skip
     """Write the codebook explorer of a run, or of anybody's codes, as one HTML file.
 
     The file needs neither a kernel nor a network. In a notebook, genrec_lab.explore opens the whole explorer.
@@ -336,7 +332,6 @@ def explore(
     except ValueError as error:
         raise RunError(f"{error}.") from error
     click.echo(f"written: {file} ({file.stat().st_size / 1e6:.1f} MB)")
-    return 0
 
 
 @genrec.command()
@@ -363,17 +358,15 @@ def doctor(run: str, as_json: bool) -> int:
 @genrec.command()
 @click.argument("run")
 @click.option("--yes", is_flag=True, help="Do not ask before files are removed.")
-def clean(run: str, yes: bool) -> int:
+def clean(run: str, yes: bool) -> None:
     """Free the disk of a run's checkpoints and replaced results, after saying how much there is."""
     from genrec_lab.lab.doctor import clean as free
 
     sizes = free(run, dry_run=True)
     for kind, size in sizes.items():
         click.echo(f"{kind}: {size / 1e6:,.1f} MB")
-    if not sizes or not (yes or click.confirm(f"Remove {sum(sizes.values()) / 1e6:,.1f} MB?")):
-        return 0
-    free(run)
-    return 0
+    if sizes and (yes or click.confirm(f"Remove {sum(sizes.values()) / 1e6:,.1f} MB?")):
+        free(run)
 
 
 def _say(text: str) -> None:
