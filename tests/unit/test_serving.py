@@ -114,11 +114,11 @@ def test_other_settings_begin_anew(shared: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(serving, "_PART", 10)
     part, calls = serving._part, []
 
-    def second_fails(*given: Any) -> Any:
+    def second_fails(*given: Any, **asked: Any) -> Any:
         calls.append(given)
         if len(calls) == 2:
             raise RunError("the power is gone")
-        return part(*given)
+        return part(*given, **asked)
 
     monkeypatch.setattr(serving, "_part", second_fails)
     given = shared, tmp_path / "users.parquet", tmp_path / "out.csv"
