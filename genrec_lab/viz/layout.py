@@ -34,25 +34,19 @@ _CHARACTER = 7.3
 _MARGIN_LEFT, _MARGIN_RIGHT, _MARGIN_BOTTOM = 56, 24, 12
 
 
-@dataclass(frozen=True)
-class Domains:
-    """The domains of N objects: names in order of first appearance, and the index of each object's domain."""
+def domains_of(
+    domains: Sequence[object] | ArrayLike, expected: int | None = None
+) -> tuple[tuple[str, ...], IntArray]:
+    """Return the domains in order of first appearance, and the index of each object's domain, (N,).
 
-    names: tuple[str, ...]
-    index: IntArray
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-
-def domains_of(domains: Sequence[object] | ArrayLike, expected: int | None = None) -> Domains:
-    """Number the domains in order of first appearance; raises ValueError for other than `expected` values."""
+    Raises ValueError for other than `expected` values.
+    """
     values = [str(value) for value in np.asarray(domains).reshape(-1)]
     if expected is not None and len(values) != expected:
         raise ValueError(f"domains: {len(values)} values for {expected} items, expected one per item")
     place: dict[str, int] = {}
     index = np.array([place.setdefault(value, len(place)) for value in values], dtype=np.int64)
-    return Domains(tuple(place), index)
+    return tuple(place), index
 
 
 def require_columns(frame: pl.DataFrame, columns: Sequence[str]) -> None:

@@ -46,7 +46,7 @@ class LiveCurves(Callback):
         self._display: Any = None
         # The times of the last update and of the last update by a record with metrics.
         self._last_update = self._last_validated = float("-inf")
-        self._last_printed: int | None = None  # epoch
+        self._printed: int | None = None  # epoch
         self._ended = False
 
     @classmethod
@@ -83,7 +83,7 @@ class LiveCurves(Callback):
         if not self.records or self._ended:
             return
         self._ended = True
-        if self._last_printed != self._epoch and not self._live:
+        if self._printed != as_mapping(self.records[-1])["epoch"] and not self._live:
             self._print(None)
         if self._display is not None:
             # A figure object would be shown twice, so its rendered form replaces the widget.
@@ -132,12 +132,8 @@ class LiveCurves(Callback):
                 shown.autorange = axis.range is None
 
     def _print(self, epochs: int | None) -> None:
-        self._last_printed = self._epoch
+        self._printed = as_mapping(self.records[-1])["epoch"]
         print(self._line(epochs), flush=True)
-
-    @property
-    def _epoch(self) -> int:
-        return int(as_mapping(self.records[-1])["epoch"])
 
     def _line(self, epochs: int | None) -> str:
         return record_line(as_mapping(self.records[-1]), self.title, epochs)

@@ -46,7 +46,7 @@ class Decoder:
     codes: Tensor  # (n, L) of training items, for the average word probabilities
     texts: pl.Series  # of all items; only words in these texts are used
 
-    def keep(self, items: pl.DataFrame, codes: IntArray, seed: int, words: int = WORDS) -> Kept:
+    def keep(self, items: pl.DataFrame, codes: IntArray, seed: int) -> Kept:
         """Decode the first 1, 2, ... L codes (n, L) of some items.
 
         For each prefix, return its most characteristic words (UTGRec Eq. 8), a picture drawn by diffusion
@@ -55,7 +55,7 @@ class Decoder:
         Words that are not in any text of the data set, such as subwords, are left out.
         """
         prefixes = [torch.from_numpy(codes[:, :levels]) for levels in range(1, codes.shape[1] + 1)]
-        by_item = tuple(zip(*(self.words(prefix, words) for prefix in prefixes), strict=True))
+        by_item = tuple(zip(*map(self.words, prefixes), strict=True))
         single, mean = self.pictures(prefixes, seed), self.pictures(prefixes, seed, _DRAWS)
         return Kept(items, codes, by_item, single, mean)
 
@@ -63,16 +63,16 @@ class Decoder:
         """Decode one prefix; its picture is always drawn from the same noise."""
         asked = torch.tensor([list(prefix)])
         pictures = self.pictures([asked], seed)
-        return Decoded(self.words(asked, WORDS)[0], None if pictures is None else pictures[0, 0])
+        return Decoded(self.words(asked)[0], None if pictures is None else pictures[0, 0])
 
-    def words(self, prefixes: Tensor, most: int) -> list[tuple[str, ...]]:
+    def words(self, prefixes: Tensor) -> list[tuple[str, ...]]:
         """Return the most characteristic words of each prefix (B, l), without repetition."""
         scores = self.tokenizer.decode_words(prefixes).cpu()
         typical = scores.exp() * (scores - self._usual[prefixes.shape[1] - 1])
         chosen = []
         for places in typical.argsort(descending=True).tolist():
             known = (word for word in map(self._names.__getitem__, places) if word in self._known)
-            chosen.append(tuple(islice(dict.fromkeys(known), most)))
+            chosen.append(tuple(islice(dict.fromkeys(known), WORDS)))
         return chosen
 
     @cached_property

@@ -77,13 +77,13 @@ def stratified_sample(strata: Sequence[object] | ArrayLike, size: int, seed: int
     """
     if size < 1:
         raise ValueError(f"size: {size}, expected at least 1")
-    groups = domains_of(strata)
-    total = groups.index.size
+    _, groups = domains_of(strata)
+    total = groups.size
     if total <= size:
         return np.arange(total, dtype=np.int64)
     generator, parts = np.random.default_rng(seed), []
-    for stratum, quota in enumerate(_quotas(np.bincount(groups.index), size).tolist()):
-        parts.append(generator.choice(np.flatnonzero(groups.index == stratum), quota, replace=False))
+    for stratum, quota in enumerate(_quotas(np.bincount(groups), size).tolist()):
+        parts.append(generator.choice(np.flatnonzero(groups == stratum), quota, replace=False))
     return np.sort(np.concatenate(parts)).astype(np.int64)
 
 

@@ -84,11 +84,11 @@ def of_domains(number: int, domains: Sized, what: str = "item") -> str:
     return f"{counted(number, what)} of {counted(len(domains), 'domain')}"
 
 
-def listed(names: Sequence[str], most: int = 3) -> str:
+def listed(names: Sequence[str]) -> str:
     """Return a list of names for a sentence: "A, B and C", or "A, B and 4 more" if there are many."""
     short = [shorten(name, 34) for name in names]
-    if len(short) > most:
-        return f"{', '.join(short[: most - 1])} and {len(short) - most + 1} more"
+    if len(short) > 3:
+        return f"{', '.join(short[:2])} and {len(short) - 2} more"
     return short[0] if len(short) == 1 else f"{', '.join(short[:-1])} and {short[-1]}"
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from itertools import cycle
 from typing import Any, Literal
 
 import plotly.graph_objects as go
@@ -102,14 +103,10 @@ def category_styles(names: Iterable[str]) -> dict[str, Style]:
 
 def ordered_styles(count: int) -> list[Style]:
     """Return styles for `count` ordered categories, such as identifier levels: viridis, dark to light."""
-    if count < 1:
-        raise ValueError(f"count: {count}, expected at least 1 ordered category")
     # The ends of viridis are invisible on a dark or a light background.
     places = [0.3 + 0.48 * (index / max(count - 1, 1)) for index in range(count)]
-    return [
-        Style(colour, "", _DASHES[index % len(_DASHES)], _SYMBOLS[index % len(_SYMBOLS)])
-        for index, colour in enumerate(sample_colorscale("Viridis", places))
-    ]
+    colours = zip(sample_colorscale("Viridis", places), cycle(_DASHES), cycle(_SYMBOLS), strict=False)
+    return [Style(colour, "", dash, symbol) for colour, dash, symbol in colours]
 
 
 def page_colours(mode: Mode) -> dict[str, str]:
@@ -125,12 +122,8 @@ def template(mode: Mode = "light") -> go.layout.Template:
     colours = page_colours(mode)
     text, quiet, line = colours["text"], colours["quiet"], colours["line"]
     clear, font = "rgba(0,0,0,0)", {"family": FONT, "size": TEXT_SIZE, "color": text}
-    axis: dict[str, Any] = {
-        "automargin": True,
-        "zeroline": False,
-        "showline": True,
-        "separatethousands": True,
-    }
+    axis: dict[str, Any] = {"automargin": True, "zeroline": False, "showline": True}
+    axis |= {"separatethousands": True}
     axis |= {"gridcolor": line, "linecolor": colours["axis"], "tickcolor": colours["axis"]}
     axis |= {"ticks": "outside", "ticklen": 4, "tickfont": {"size": TEXT_SIZE - 1, "color": quiet}}
     axis |= {"title": {"font": {"size": TEXT_SIZE, "color": quiet}, "standoff": 8}}

@@ -77,7 +77,7 @@ def test_the_nearest_codes_are_of_the_same_codebook() -> None:
     assert catalogue.nearest_codes(0, 0) == [(1, 5.0)]
     assert [code for code, _ in catalogue.nearest_codes(0, 3)] == [2]
     shared = CodedCatalogue("x", codes, ["", "", ""], codewords=words)
-    assert [code for code, _ in shared.nearest_codes(0, 0, 2)] == [2, 3]
+    assert [code for code, _ in shared.nearest_codes(0, 0)] == [2, 3, 1]
     assert shared.nearest_codes(1, 0) == [(1, 2.0)]
 
 
@@ -292,7 +292,8 @@ def test_epochs_as_a_table_with_what_they_have() -> None:
 def test_matching_of_levels(make_catalogue: Make, seed: int, items: int, size_a: int, size_b: int) -> None:
     a = make_catalogue(seed, items, (size_a, 3), geometry=False, name="a")
     b = make_catalogue(seed + 1, items, (size_b, 2, 2), ("Garden",), geometry=False, name="b")
-    b.codes = ItemCodes(b.codes.codes, b.codes.sizes, a.codes.domains)
+    codes = ItemCodes(b.codes.codes, b.codes.sizes, a.codes.domains)
+    b = CodedCatalogue("b", codes, b.titles)
     two = TwoTokenizers(a, b)
     assert two.levels == 2 and two.n_items == items
     one, other = a.codes.codes[:, 0], b.codes.codes[:, 0]

@@ -169,8 +169,8 @@ def test_the_path_leads_to_the_selection(make_catalogue: Make) -> None:
         state.select(**selection)
         return [(step["text"], step.get("go")) for step in answers.selected(state)["path"]]
 
-    assert path() == [("All", {"prefix": []}), ("*", {"prefix": []})]
-    steps = [("3", {"prefix": [3]}), ("1", {"prefix": [3, 1]}), ("*", {"prefix": [3, 1]})]
+    assert path() == [("All", {"prefix": []}), ("*", None)]
+    steps = [("3", {"prefix": [3]}), ("1", {"prefix": [3, 1]}), ("*", None)]
     assert path(prefix=(3, 1))[1:] == steps
     assert path(prefix=(3, 1, 2))[-1] == ("2", {"prefix": [3, 1, 2]})
     assert path(everywhere=(1, 2))[1:] == [("*", None), ("2", {"everywhere": [1, 2]})]

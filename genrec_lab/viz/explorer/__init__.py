@@ -1,12 +1,6 @@
 """The codebook explorer; `ExplorerState` contains its logic over arrays, without widgets.
 
-To add a view, register a function from a state to the contents of its tab:
-
-    from genrec_lab.viz.explorer import Shown, register_explorer_view
-
-    @register_explorer_view("Traffic")
-    def traffic(state):
-        return Shown([px.histogram(x=state.catalogue.traffic[state.items()])])
+`register_explorer_view` adds a view.
 """
 
 from genrec_lab.viz.explorer.beams import BeamTree, Exactly, beam_tree

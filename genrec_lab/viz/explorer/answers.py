@@ -100,13 +100,14 @@ def selected(state: ExplorerState, said: str = "") -> Answer:
 
 def _path(state: ExplorerState) -> list[Answer]:
     """Return the steps of the path to the selection, such as All, 12, 4 and "*" of three levels."""
-    prefix, steps = list(state.selection.prefix), [{"text": ALL, "go": {"prefix": []}}]
+    prefix = list(state.selection.prefix)
+    steps: list[Answer] = [{"text": ALL, "go": {"prefix": []}}]
     if state.selection.everywhere is not None:
         level, code = state.selection.everywhere
         steps += [*[{"text": "*"}] * level, {"text": str(code), "go": {"everywhere": [level, code]}}]
     else:
         steps += [{"text": str(code), "go": {"prefix": prefix[:at]}} for at, code in enumerate(prefix, 1)]
-        steps += [{"text": "*", "go": {"prefix": prefix}}] if len(prefix) < state.catalogue.levels else []
+        steps += [{"text": "*"}] if len(prefix) < state.catalogue.levels else []
     if state.selection.lasso is not None:
         text = f"lasso {len(state.selection.lasso):,} ×"
         steps.append({"text": text, "go": {"lasso": None}, "says": "let the gathered items go (Esc)"})
@@ -329,9 +330,9 @@ def hover(state: ExplorerState, item: int) -> Answer:
     return {"kind": "hover", "item": item, "lines": list(lines)}
 
 
-def hits(state: ExplorerState, text: str, most: int = 20) -> Answer:
+def hits(state: ExplorerState, text: str) -> Answer:
     """Return search results: first a prefix, or a code under any prefix, then items."""
-    found = state.search(text, most)
+    found = state.search(text)
     rows: list[Answer] = []
     if found.everywhere is not None:
         rows.append({"text": str(found), "says": "", "go": {"everywhere": list(found.everywhere)}})

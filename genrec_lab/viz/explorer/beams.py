@@ -83,8 +83,8 @@ def beam_tree(
     ]
     grow = [*({prefix[:-1] for prefix in after} for after in kept[1:]), set(kept[-1])]
     rows: list[tuple[object, ...]] = []
-    parents: list[dict[tuple[int, ...], float]] = [{(): 0.0}, *kept[:-1]]
-    for level, (now, before) in enumerate(zip(kept, parents, strict=True)):
+    for level, now in enumerate(kept):
+        before = kept[level - 1] if level else {(): 0.0}
         for rank, prefix in enumerate(sorted(now, key=lambda prefix: (-now[prefix], prefix)), start=1):
             if len(prefix) != level + 1 or prefix[:-1] not in before:
                 expected = f"expected {level + 1} codes that go on from a prefix kept before"

@@ -126,9 +126,10 @@ class CodedCatalogue:
         alike: str = "content vectors",
         seed: int = 0,
     ) -> None:
+        self.n_items, self.levels, self.domains = codes.n_items, codes.levels, codes.domain_names
         n_items, levels, sizes = codes.n_items, codes.levels, codes.sizes
         self.name, self.codes, self.seed, self.books = name, codes, seed, books
-        self.alike, self._keys_given = alike, keys is not None
+        self.alike, self._keys_given, self.sizes_known = alike, keys is not None, not codes.unknown_levels
         self.titles = without_entities(pl.Series("title", list(titles), dtype=pl.String).fill_null(""))
         self.attributes = pl.DataFrame() if attributes is None else attributes
         counts = np.zeros(n_items) if traffic is None else np.asarray(traffic)
@@ -141,8 +142,7 @@ class CodedCatalogue:
             self.codewords = tuple(np.asarray(book, dtype=np.float32) for book in codewords)
         given: dict[str, Sized | None]
         given = {"titles": self.titles, "traffic": counts, "keys": self.keys, "images": self.images}
-        given |= {"residuals": self.residuals, "vectors": self.vectors}
-        given |= {"attributes": self.attributes} if self.attributes.width else {}
+        given |= {"residuals": self.residuals, "vectors": self.vectors, "attributes": attributes}
         for what, values in given.items():
             if values is not None and len(values) != n_items:
                 raise ValueError(f"{what}: {len(values)} values for {n_items} items, expected one per item")
@@ -155,26 +155,6 @@ class CodedCatalogue:
             raise ValueError(f"codewords: levels of {found} codes, the identifiers have {sizes}")
         if books < 1 or any(size % books for size in sizes):
             raise ValueError(f"books: {books} do not divide the sizes {sizes} of the levels")
-
-    @property
-    def n_items(self) -> int:
-        """Number of items, N."""
-        return self.codes.n_items
-
-    @property
-    def levels(self) -> int:
-        """Number of codes per identifier, L."""
-        return self.codes.levels
-
-    @property
-    def domains(self) -> tuple[str, ...]:
-        """The domains in order of first appearance."""
-        return self.codes.domain_names
-
-    @property
-    def sizes_known(self) -> bool:
-        """Whether the numbers of possible codes are known; if not, no code counts as dead."""
-        return not self.codes.unknown_levels
 
     @cached_property
     def order(self) -> PrefixOrder:
@@ -307,8 +287,8 @@ class CodedCatalogue:
         borders = np.append(starts[used], places.size)
         return dict(zip(used.tolist(), self.words.labels(borders, places=places), strict=True))
 
-    def nearest_codes(self, level: int, code: int, top: int = 5) -> list[tuple[int, float]]:
-        """Return the codes of the same codebook with the nearest codewords, and their distances."""
+    def nearest_codes(self, level: int, code: int) -> list[tuple[int, float]]:
+        """Return the five codes of the same codebook with the nearest codewords, and their distances."""
         if self.codewords is None:
             return []
         width = self.codes.sizes[level] // self.books
@@ -316,7 +296,7 @@ class CodedCatalogue:
         book = self.codewords[level][first : first + width].astype(np.float64)
         distance = np.linalg.norm(book - book[code - first], axis=1)
         distance[code - first] = np.inf
-        order = np.argsort(distance, kind="stable")[: min(top, width - 1)]
+        order = np.argsort(distance, kind="stable")[: min(5, width - 1)]
         return [(int(first + place), float(distance[place])) for place in order]
 
     def prepare(self) -> CodedCatalogue:

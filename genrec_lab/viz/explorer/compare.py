@@ -65,13 +65,8 @@ class TwoTokenizers:
     def __init__(self, a: CodedCatalogue, b: CodedCatalogue) -> None:
         self.a, self.b = a, b
         self.items_a, self.items_b = _common(a, b)
-        self.levels = min(a.levels, b.levels)
+        self.n_items, self.levels = int(self.items_a.size), min(a.levels, b.levels)
         self.left_out = _left_out(a, b, self.items_a.size)
-
-    @property
-    def n_items(self) -> int:
-        """Number of common items, n."""
-        return int(self.items_a.size)
 
     @kept(16)
     def level(self, level: int) -> LevelMatch:

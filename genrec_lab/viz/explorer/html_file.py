@@ -91,7 +91,7 @@ def _content(state: ExplorerState, maps: list[str] | None) -> dict[str, Any]:
         # The page computes the colours of codes and domains, and only distances differ between levels.
         for level in {"code": (), "domain": (), "distance": levels}.get(name, (0,)):
             with state.looking(Selection(level=level)):
-                one = way(state, state.items())
+                one = way()
             shown = {"palette": one.palette, "names": one.names, "said": one.said}
             numbers.setdefault(name, []).append({"values": one.values.tolist()} | shown)
     start["methods"] = kinds

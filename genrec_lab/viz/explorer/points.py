@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,6 @@ _GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
 _STEPS = 16
 _MOST_LABELS, _MOST_PLACED = 60, 50_000
 _NEAR, _TINY = 3, 1e-30
-_PAIRS_AT_ONCE = 4_000_000
 _OTHER = -1
 
 
@@ -81,22 +81,18 @@ def _placed(catalogue: CodedCatalogue, projection: Projection) -> list[Float32Ar
         order, starts = catalogue.order.by_code(level)
         for members in np.split(catalogue.order.items[order], starts[1:-1]):
             items, near = members[missing[members]], members[~missing[members]]
-            near = near if near.size >= _NEAR else projection.items
-            known, at, step = seen[near], found[near], max(_PAIRS_AT_ONCE // near.size, 1)
-            for start in range(0, items.size, step):
-                part = items[start : start + step]
-                found[part] = _among_nearest(seen[part], known, at)
+            if items.size:
+                near = near if near.size >= _NEAR else projection.items
+                found[items] = _among_nearest(seen[items], seen[near], found[near])
     return maps
 
 
 def _among_nearest(vectors: Float32Array, known: Float32Array, at: Float32Array) -> Float32Array:
     """Return the mean position of the three nearest known vectors, weighted by 1 / distance, (n, 2)."""
-    squares = (known**2).sum(axis=1) - 2 * vectors @ known.T  # without the squares of `vectors`
-    rows, nearest = np.arange(len(vectors)), np.empty((len(vectors), min(_NEAR, len(known))), dtype=np.int64)
-    for place in range(nearest.shape[1]):  # for three of a hundred, faster than `argpartition`
-        nearest[:, place] = squares.argmin(axis=1)
-        squares[rows, nearest[:, place]] = np.inf
-    distances = np.linalg.norm(vectors[:, None] - known[nearest], axis=2)
+    from sklearn.neighbors import NearestNeighbors  # slow to import
+
+    search = NearestNeighbors(n_neighbors=min(_NEAR, len(known)), algorithm="brute").fit(known)
+    distances, nearest = search.kneighbors(vectors)
     weights = 1 / np.maximum(distances, _TINY)
     placed: Float32Array = np.einsum("nk,nkd->nd", weights / weights.sum(axis=1, keepdims=True), at[nearest])
     return placed
@@ -125,34 +121,27 @@ def _sunflower(numbers: IntArray, radius: FloatArray) -> FloatArray:
     return np.column_stack([radius * np.cos(angle), radius * np.sin(angle)])
 
 
-def colourings(state: ExplorerState) -> dict[str, Callable[[ExplorerState, IntArray], Coloured]]:
-    """Return the available colourings of the map, as functions of the state and the selected items."""
-    catalogue = state.catalogue
-    found: dict[str, Callable[[ExplorerState, IntArray], Coloured]] = {"code": _by_code}
+def colourings(state: ExplorerState) -> dict[str, Callable[[], Coloured]]:
+    """Return functions that colour the map in all available ways, by name."""
+    catalogue, users, distances = state.catalogue, state.records.users, state.catalogue.distances
+    found: dict[str, Callable[[], Coloured]] = {"code": partial(_by_code, state)}
     if len(catalogue.domains) > 1:
-        found["domain"] = _by_domain
+        found["domain"] = partial(_by_domain, catalogue)
     if catalogue.traffic.any():
-        found["popularity"] = lambda state, items: _by_size(
-            np.log1p(state.catalogue.traffic), "interactions", np.expm1
-        )
-    if catalogue.distances is not None:
-        found["distance"] = lambda state, items: _by_size(
-            state.catalogue.distances[:, state.selection.level],  # type: ignore[index]
-            "distance to the codeword",
-        )
-    if state.records.users is not None:
-        for method in state.records.recommended:
-            found[f"hits of {method}"] = lambda state, items, method=method: _by_hit(state, method)  # type: ignore[misc]
+        found["popularity"] = lambda: _by_size(np.log1p(catalogue.traffic), "interactions", np.expm1)
+    if distances is not None:
+        name = "distance to the codeword"
+        found["distance"] = lambda: _by_size(distances[:, state.selection.level], name)
+    if users is not None:
+        for method, lists in state.records.recommended.items():
+            hits = partial(_by_hit, catalogue.n_items, users["target"].to_numpy(), lists)
+            found[f"hits of {method}"] = hits
     return found
 
 
 def coloured(state: ExplorerState, by: str, points: Float32Array) -> Coloured:
     """Colour every item, and label the largest codes of the level at their positions on this map (N, 2)."""
-    known, items = colourings(state), state.items()
-    if by not in known:
-        raise ValueError(f"colour: {by!r}, expected one of {list(known)}")
-    found = known[by](state, items)
-    return Coloured(found.values, found.palette, found.names, found.said, _labels(state, items, points))
+    return replace(colourings(state)[by](), labels=_labels(state, state.items(), points))
 
 
 def _largest_codes(state: ExplorerState, most: int) -> list[tuple[int, int]]:
@@ -182,7 +171,7 @@ def _labels(state: ExplorerState, items: IntArray, points: Float32Array) -> list
     return found
 
 
-def _by_code(state: ExplorerState, items: IntArray) -> Coloured:
+def _by_code(state: ExplorerState) -> Coloured:
     level, catalogue = state.selection.level, state.catalogue
     largest = _largest_codes(state, len(PALETTE) - 1)
     place = np.full(catalogue.codes.sizes[level], _OTHER, dtype=np.int16)
@@ -191,13 +180,13 @@ def _by_code(state: ExplorerState, items: IntArray) -> Coloured:
     for number, (code, size) in enumerate(largest):
         more = {"go": state.goes_to(level, [code])[0], "says": counted(size, "item")}
         names.append({"text": _name(state, code, 2), "colour": number} | more)
-    if sum(size for _, size in largest) < items.size:
+    if sum(size for _, size in largest) < state.items().size:
         names.append({"text": "other codes", "colour": _OTHER})
     return Coloured(place[catalogue.codes.codes[:, level]], _rgb(PALETTE[: len(largest)]), names)
 
 
-def _by_domain(state: ExplorerState, items: IntArray) -> Coloured:
-    catalogue, most = state.catalogue, len(PALETTE) - 1
+def _by_domain(catalogue: CodedCatalogue) -> Coloured:
+    most = len(PALETTE) - 1
     values = catalogue.codes.domain_index.astype(np.int16)
     names: list[dict[str, Any]] = [
         {"text": shorten(name, 30), "colour": place, "go": {"domain": name}}
@@ -220,11 +209,9 @@ def _by_size(values: ArrayLike, name: str, back: Callable[[float], float] | None
     return Coloured(steps, [tuple(round(255 * part) for part in one) for one in scale], names, name)
 
 
-def _by_hit(state: ExplorerState, method: str) -> Coloured:
-    users = state.records.users
-    targets = np.zeros(0, dtype=np.int64) if users is None else users["target"].to_numpy()
-    hits = (state.records.recommended[method] == targets[:, None]).any(axis=1)
-    asked, found = (np.bincount(part, minlength=state.catalogue.n_items) for part in (targets, targets[hits]))
+def _by_hit(n_items: int, targets: IntArray, lists: IntArray) -> Coloured:
+    hits = (lists == targets[:, None]).any(axis=1)
+    asked, found = (np.bincount(part, minlength=n_items) for part in (targets, targets[hits]))
     values = np.select([asked == 0, found == 0, found == asked], [_OTHER, 0, 2], 1).astype(np.int16)
     texts = {0: "missed", 1: "hit for some users", 2: "hit", _OTHER: "not a target"}
     names = [{"text": text, "colour": place} for place, text in texts.items()]

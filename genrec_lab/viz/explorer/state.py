@@ -223,9 +223,9 @@ class ExplorerState:
         finally:
             self._steps[self._place] = before
 
-    def search(self, text: str, most: int = 20) -> Found:
+    def search(self, text: str) -> Found:
         """Search titles and codes in the selected domain."""
-        return search(self.catalogue, text, most, self.selection.domain)
+        return search(self.catalogue, text, domain=self.selection.domain)
 
     def items(self) -> IntArray:
         """Return the items selected by prefix, domain and lasso, in the order of their codes."""
@@ -336,10 +336,9 @@ class ExplorerState:
         catalogue, prefix, order = self.catalogue, self.selection.prefix, self.catalogue.order
         if self._of_prefix:
             longer = [max(length, len(prefix)) for length in lengths]
-            pairs = [
-                (catalogue.prefix_pairs(length), order.groups_below(prefix, length)) for length in longer
-            ]
-            return [sums.means(*groups, self._domain) for sums, groups in pairs]
+            groups = [order.groups_below(prefix, length) for length in longer]
+            pairs = zip(map(catalogue.prefix_pairs, longer), groups, strict=True)
+            return [sums.means(*span, self._domain) for sums, span in pairs]
         items = self.compared()
         domains, unit = catalogue.codes.domain_index[items], catalogue.known_unit[items]
         return [pair_sums(unit, order.group_numbers(length)[items], domains).means() for length in lengths]
@@ -378,8 +377,8 @@ class ExplorerState:
 
     def exposure(self, method: str) -> Exposure:
         """Return the distribution of a method's recommendations over the selected items."""
-        selected, last = self.selection, self.catalogue.levels - 1
-        level = selected.everywhere[0] if selected.everywhere else min(len(selected.prefix), last)
+        code, prefix = self.selection.everywhere, self.selection.prefix
+        level = code[0] if code else min(len(prefix), self.catalogue.levels - 1)
         return exposure(self.catalogue, self.shown(method), self.items(), level)
 
     def view(self, name: str) -> Shown:

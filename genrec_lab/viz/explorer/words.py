@@ -101,8 +101,8 @@ class TitleWords:
         found = [(own[place], float(scores[place])) for place in best if scores[place] > 0]
         return [Word(self.words[word], int(inside[word]), score) for word, score in found]
 
-    def labels(self, borders: IntArray, top: int = 3, places: IntArray | None = None) -> list[list[str]]:
-        """Return the `top` characteristic words of each of C consecutive ranges of titles, compared with all.
+    def labels(self, borders: IntArray, places: IntArray | None = None) -> list[list[str]]:
+        """Return three characteristic words of each of C consecutive ranges of titles, compared with all.
 
         borders: (C + 1,) starts and end of the ranges, in rows or in `places` (rows in another order). Only
         the 2,000 most common words are candidates.
@@ -124,7 +124,7 @@ class TitleWords:
         found: list[list[str]] = [[] for _ in range(n_groups)]
         rows, columns, scores = rows[order], columns[order], scores[order]
         rank = np.arange(rows.size) - np.searchsorted(rows, rows)
-        for place in np.flatnonzero((rank < top) & (scores > 0)).tolist():
+        for place in np.flatnonzero((rank < 3) & (scores > 0)).tolist():
             found[rows[place]].append(self.words[self._common[columns[place]]])
         return found
 

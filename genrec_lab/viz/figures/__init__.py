@@ -1,16 +1,7 @@
 """All figures of the lab: functions from arrays, frames and core objects to a plotly figure.
 
-Every figure, ours or yours, is looked up by name and imported on first access:
-
-    from genrec_lab.viz import figures
-
-    figures.code_usage(codes, sizes, domains)
-
-    @figures.register_figure("my_figure")
-    def my_figure(codes):
-        ...
-
-    figures.FIGURES.find("my_figure")(codes)
+Every figure, ours or yours, is looked up by name in `FIGURES` and imported on first access. Ours are also
+attributes of this module, such as `figures.code_usage`.
 """
 
 from __future__ import annotations

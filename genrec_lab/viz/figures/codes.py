@@ -19,7 +19,7 @@ from genrec_lab.evaluation import domain_sharing
 from genrec_lab.viz import FloatArray, IntArray, theme
 from genrec_lab.viz import sentences as said
 from genrec_lab.viz.figures.data import bin_names
-from genrec_lab.viz.layout import Domains, domains_of, numbered_axis, one_panel, panels, require_columns
+from genrec_lab.viz.layout import domains_of, numbered_axis, one_panel, panels, require_columns
 from genrec_lab.viz.tables import table_figure
 from genrec_lab.viz.text import counted, label, listed, of_domains, percent
 from genrec_lab.viz.theme import ordered_styles
@@ -181,8 +181,8 @@ def collision_groups(codes: ArrayLike, domains: ArrayLike, *, seed: int | None =
     codes: (N, L). domains: (N,) names.
     """
     table = np.asarray(codes, dtype=np.int64)
-    names = domains_of(domains, expected=len(table))
-    ids = row_ids(np.column_stack([names.index, table]))
+    names, domain_index = domains_of(domains, expected=len(table))
+    ids = row_ids(np.column_stack([domain_index, table]))
     sizes = np.bincount(ids)[ids]
     any_ambiguous = bool((sizes > 1).any())
     edges = list(range(2, min(max(int(sizes.max(initial=1)), 2), 9) + 2))
@@ -190,9 +190,9 @@ def collision_groups(codes: ArrayLike, domains: ArrayLike, *, seed: int | None =
         edges.append(2 * edges[-1])
     ranges = bin_names(np.array(edges))
     made = one_panel()
-    for domain, name in enumerate(names.names):
+    for domain, name in enumerate(names):
         # Items with an identifier of their own are below the first edge.
-        counts = np.histogram(sizes[names.index == domain], bins=edges)[0]
+        counts = np.histogram(sizes[domain_index == domain], bins=edges)[0]
         made.bars(0, counts, "%{y} items in groups of %{customdata}", name, customdata=ranges)
     made.x(**numbered_axis(ranges), title="items with the same identifier (group size)")
     made.y(title="items", rangemode="tozero")
@@ -200,7 +200,7 @@ def collision_groups(codes: ArrayLike, domains: ArrayLike, *, seed: int | None =
         made.say(0, "No two items of a domain have the same codes.", width=60)
     note = (of_domains(len(table), names), "groups are within a domain")
     shown = len(names) > 1 and any_ambiguous
-    title = said.collisions_title(sizes, names.index, names.names)
+    title = said.collisions_title(sizes, domain_index, names)
     return made.finish(title, *note, seed=seed, barmode="stack", showlegend=shown, bargap=0.3)
 
 
@@ -245,18 +245,20 @@ def identifier_examples(
     from all domains, which prefers items with equal first codes.
     """
     table = np.asarray(codes, dtype=np.int64)
-    names = domains_of(domains, expected=len(table))
+    names, domain_index = domains_of(domains, expected=len(table))
     if len(titles) != len(table):
         raise ValueError(f"titles: {len(titles)} values for {len(table)} items, expected one per item")
-    chosen = _examples(table, names, rows, seed) if items is None else np.asarray(items, dtype=np.int64)
-    order = chosen[np.lexsort([*table[chosen].T[::-1], names.index[chosen]])]
+    chosen = (
+        _examples(table, domain_index, rows, seed) if items is None else np.asarray(items, dtype=np.int64)
+    )
+    order = chosen[np.lexsort([*table[chosen].T[::-1], domain_index[chosen]])]
     shown = table[order]
     same = np.zeros(shown.shape, dtype=bool)
     if len(order) > 1:
-        equal = (shown[1:] == shown[:-1]) & (names.index[order][1:] == names.index[order][:-1])[:, None]
+        equal = (shown[1:] == shown[:-1]) & (domain_index[order][1:] == domain_index[order][:-1])[:, None]
         same[1:] = np.logical_and.accumulate(equal, axis=1)
     levels, plain = table.shape[1], [False] * len(order)
-    texts = [[titles[item] for item in order], [names.names[names.index[item]] for item in order]]
+    texts = [[titles[item] for item in order], [names[domain_index[item]] for item in order]]
     return table_figure(
         said.examples_title(len(order), len(table), levels),
         f"Sorted by codes; bold: prefix shared with the row above; seed {seed}",
@@ -268,12 +270,12 @@ def identifier_examples(
     )
 
 
-def _examples(codes: IntArray, names: Domains, rows: int, seed: int) -> IntArray:
+def _examples(codes: IntArray, domain_index: IntArray, rows: int, seed: int) -> IntArray:
     """Return at most `rows` items: from each domain, consecutive items in code order at a seeded position."""
     generator = np.random.default_rng(seed)
     parts = []
-    for domain, part in enumerate(np.array_split(np.arange(min(rows, len(codes))), len(names))):
-        members = np.flatnonzero(names.index == domain)
+    for domain, part in enumerate(np.array_split(np.arange(min(rows, len(codes))), domain_index.max() + 1)):
+        members = np.flatnonzero(domain_index == domain)
         ordered = members[np.lexsort(codes[members].T[::-1])]
         # Draw several ranges and take the one whose neighbours have the most first codes in common, because
         # items without a shared prefix are poor examples.

@@ -46,12 +46,12 @@ def beam_misses(
     if not beams:
         raise ValueError("beams: no results; expected at least one number of beams")
     truth = np.asarray(exact, dtype=np.int64)
-    names = domains_of(domains, expected=len(truth))
+    names, domain_index = domains_of(domains, expected=len(truth))
     widths = sorted(beams)
     missed = np.stack([missed_share(truth, beams[width]) for width in widths])
     made = one_panel(300)
-    for domain, name in enumerate(names.names):
-        mine = missed[:, names.index == domain]
+    for domain, name in enumerate(names):
+        mine = missed[:, domain_index == domain]
         hover = "%{customdata[1]} beams: %{y:.2f} % of items, %{customdata[0]:.1f} % of users"
         custom = np.column_stack([100 * (mine > 0).mean(axis=1), widths])
         x, y = np.arange(len(widths)), 100 * mine.mean(axis=1)

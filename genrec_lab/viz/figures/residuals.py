@@ -48,15 +48,15 @@ def residual_atlas(
     points = np.asarray(coordinates, dtype=np.float64)
     if points.ndim != 3 or points.shape[2] != 2 or 0 in points.shape:
         raise ValueError(f"coordinates: shape {points.shape}, expected (items, levels, 2), none of them 0")
-    names = domains_of(domains, expected=len(points))
+    names, domain_index = domains_of(domains, expected=len(points))
     if titles is not None and len(titles) != len(points):
         raise ValueError(f"titles: {len(titles)} values for {len(points)} items, expected one per item")
     levels, several = points.shape[1], len(names) > 1
-    purities = [map_purity(points[:, level], names.index) for level in range(levels)]
-    counts = np.bincount(names.index)
+    purities = [map_purity(points[:, level], domain_index) for level in range(levels)]
+    counts = np.bincount(domain_index)
     pairs = len(points) * (len(points) - 1)
     chance = float((counts * (counts - 1)).sum() / pairs) if several and pairs else float("nan")
-    drawn = stratified_sample(names.index, MAX_POINTS // levels, seed)
+    drawn = stratified_sample(domain_index, MAX_POINTS // levels, seed)
     of_own = " of nearest points from the same domain"
     own = [f": {percent(purity)}{of_own}" if several else "" for purity in purities]
     heads = [f"Level {level + 1}{text}" for level, text in enumerate(own)]
@@ -66,7 +66,7 @@ def residual_atlas(
     size = 4 if svg else 3
     for panel in range(levels):
         places = points[drawn, panel].astype(np.float32)
-        _add_domains(made, panel, places, names.index[drawn], names.names, hover, svg=svg, size=size)
+        _add_domains(made, panel, places, domain_index[drawn], names, hover, svg=svg, size=size)
     _map_axes(made)
     total = len(points) if n_items is None else n_items
     sample = f" of {total:,}, stratified by domain" if len(drawn) < total else ", all of them"
@@ -99,7 +99,7 @@ def residual_stepper(
     if (projection.n_items, levels) != seen.shape[:2]:
         mapped = f"map of {projection.n_items} items and {levels} levels"
         raise ValueError(f"{mapped} for residuals of {seen.shape}; expected a map of these residuals")
-    names = domains_of(domains, len(seen))
+    names, domain_index = domains_of(domains, len(seen))
     before, after = np.linalg.norm(seen, axis=2), np.linalg.norm(left, axis=2)
     heads = ["Items by what the level quantises", "Mean norm before and after each level"]
     made = panels(heads, columns=2, row_height=400, column_gap=0.13)
@@ -116,8 +116,8 @@ def residual_stepper(
             f"{after[item, level]:.3g} after"
             for line, item in zip(lines, items.tolist(), strict=True)
         ]
-        own = names.index[items]
-        _add_domains(made, 0, points, own, names.names, np.array(hover), svg=svg, size=5, visible=first)
+        own = domain_index[items]
+        _add_domains(made, 0, points, own, names, np.array(hover), svg=svg, size=5, visible=first)
         _add_code_numbers(made, points, numbers[items, level], first)
         for name, norms, colour in (("before", before, theme.MUTED), ("after", after, theme.ACCENT)):
             # The selected level has full colour.
@@ -227,10 +227,10 @@ def levels_leave(
     colours, places = [style.colour for style in ordered_styles(levels)], np.arange(1, levels + 1)
     hover = f"{x} %{{x}}: %{{y:.2f}} %<extra></extra>"
     made.bars(0, 100 * shares, hover, at=places, marker_color=colours, text=texts)
-    names = domains_of(domains, expected=len(norms))
+    names, domain_index = domains_of(domains, expected=len(norms))
     after = np.arange(levels + 1 - norms.shape[1], levels + 1)
-    for domain, name in enumerate(names.names):
-        made.line(1, after, norms[names.index == domain].mean(axis=0), name, f"{x} %{{x}}: %{{y:.4g}}")
+    for domain, name in enumerate(names):
+        made.line(1, after, norms[domain_index == domain].mean(axis=0), name, f"{x} %{{x}}: %{{y:.4g}}")
     most = max(1.0, float(np.nanmax(shares, initial=0.0)))
     made.y(0, range=[0, 112 * most], ticksuffix=" %", title="of the variance")
     made.y(1, rangemode="tozero", title="Euclidean norm")

@@ -64,7 +64,6 @@ def ranked_table(
     k: int = 10,
     *,
     columns: Literal["domains", "metrics"] = "domains",
-    digits: int = 4,
 ) -> pl.DataFrame:
     """Return the results as text, ready to print: one row per method, ranked by one metric's average.
 
@@ -84,7 +83,7 @@ def ranked_table(
         }
     most = ranking.group_by("method", maintain_order=True).agg(pl.col("seeds").max().cast(pl.String))
     cells = {
-        name: [_cell(frame.filter(pl.col("method") == method), digits) for method in methods]
+        name: [_cell(frame.filter(pl.col("method") == method)) for method in methods]
         for name, frame in shown.items()
     }
     ranks = _ranks(ranking, methods)
@@ -197,11 +196,11 @@ def domain_order(table: pl.DataFrame) -> list[str]:
     return [*(name for name in names if name != AVERAGE), *([AVERAGE] if AVERAGE in names else [])]
 
 
-def _cell(row: pl.DataFrame, digits: int) -> str:
+def _cell(row: pl.DataFrame) -> str:
     if row.height == 0:
         return "–"
     mean, sd = row["mean"][0], row["sd"][0]
-    return f"{mean:.{digits}f}" if sd is None else f"{mean:.{digits}f} ± {sd:.{digits}f}"
+    return f"{mean:.4f}" if sd is None else f"{mean:.4f} ± {sd:.4f}"
 
 
 def metric_bars(
@@ -266,8 +265,8 @@ def metric_bars(
         reach = max(float((means + spreads).max(initial=0.0)), (bound or 0.0) / 1.3) or 1.0
         axis = "share of the best possible" if of_best else shown
         unit = {"ticksuffix": " %"} if of_best else {}
-        title = axis if made.is_bottom(panel) else None
-        made.x(panel, range=[0, 1.42 * reach], nticks=4, title=title, **unit)
+        made.x(panel, range=[0, 1.42 * reach], nticks=4, **unit)
+        made.outer(panel, axis)
     note = records_note(
         records,
         "error bars: one standard deviation over seeds" if several else "",
