@@ -121,26 +121,17 @@ class Panels:
         self.add(panel, go.Scatter(x=x, y=y, hovertemplate=hover, **look | self._named(name) | trace))
 
     def bars(
-        self,
-        panel: int,
-        values: ArrayLike,
-        hover: str,
-        name: str = "",
-        *,
-        at: ArrayLike | None = None,
-        flat: bool = False,
-        text: Sequence[str] | None = None,
-        **trace: Any,
+        self, panel: int, values: ArrayLike, hover: str, name: str = "", *, flat: bool = False, **trace: Any
     ) -> None:
-        """Draw bars of a category in its style, or in one colour, at 0, 1, 2, … or at the given positions.
+        """Draw bars of a category in its style, or in one colour, at 0, 1, 2, … or at other positions `at`.
 
         flat: whether the bars are horizontal. text: labels at the ends of the bars.
         """
         values = np.asarray(values)
         look: dict[str, Any] = {"marker": self.style(name).bar if name else {"color": theme.ACCENT}}
-        if text is not None:
-            look |= {"text": text, "textposition": "outside", "cliponaxis": False}
-        ends = (values, np.arange(len(values)) if at is None else at)
+        if "text" in trace:
+            look |= {"textposition": "outside", "cliponaxis": False}
+        ends = (values, trace.pop("at", np.arange(len(values))))
         look |= {"x": ends[0], "y": ends[1], "orientation": "h"} if flat else {"x": ends[1], "y": ends[0]}
         self.add(panel, go.Bar(hovertemplate=hover, **look | self._named(name) | trace))
 

@@ -104,7 +104,17 @@ def project_residuals(
     unknown method, fewer than 3 items or a size out of range.
     """
     vectors = np.asarray(residuals, dtype=np.float32)
-    _check(vectors, method, size)
+    if vectors.ndim != 3 or min(vectors.shape) == 0:
+        raise ValueError(f"residuals: shape {vectors.shape}, expected (items, levels, dimensions), none 0")
+    if len(vectors) < 3:
+        raise ValueError(f"residuals: {len(vectors)} items; a map needs at least 3")
+    if method not in get_args(Method):
+        raise ValueError(f"method: {method!r}, expected one of {list(get_args(Method))}")
+    if not 3 <= size <= MAX_POINTS:
+        raise ValueError(f"size: {size}, expected 3 to {MAX_POINTS:,} items")
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=(1, 2)))
+    if bad.size:
+        raise ValueError(f"residuals: item {bad[0]} has a NaN or an infinite value; {bad.size} items do")
     domains_of(domains, expected=len(vectors))
     items = stratified_sample(domains, size, seed)
     sample = np.ascontiguousarray(vectors[items])
@@ -119,20 +129,6 @@ def project_residuals(
     if file is not None:
         made.write(file)
     return made
-
-
-def _check(vectors: Float32Array, method: str, size: int) -> None:
-    if vectors.ndim != 3 or min(vectors.shape) == 0:
-        raise ValueError(f"residuals: shape {vectors.shape}, expected (items, levels, dimensions), none 0")
-    if len(vectors) < 3:
-        raise ValueError(f"residuals: {len(vectors)} items; a map needs at least 3")
-    if method not in get_args(Method):
-        raise ValueError(f"method: {method!r}, expected one of {list(get_args(Method))}")
-    if not 3 <= size <= MAX_POINTS:
-        raise ValueError(f"size: {size}, expected 3 to {MAX_POINTS:,} items")
-    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=(1, 2)))
-    if bad.size:
-        raise ValueError(f"residuals: item {bad[0]} has a NaN or an infinite value; {bad.size} items do")
 
 
 def _quotas(counts: IntArray, size: int) -> IntArray:

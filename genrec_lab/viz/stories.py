@@ -132,12 +132,10 @@ def story_figure(story: pl.DataFrame, method: str) -> go.Figure:
     title = story_title(method, hits["place"][0] if hits.height else None, shown)
     places = story["place"].cast(pl.String).fill_null("").to_list()
     scores = ["" if score is None else f"{score:.2f}" for score in story["score"]]
-    columns = [story["part"].to_list(), places, story["title"].to_list(), scores]
-    heads, note = (
-        ["", "place", "title", "log-probability"],
-        "history: oldest first; target: the user's next item",
-    )
-    return table_figure(title, note, heads, columns, widths=[200, 56, 500, 130], left=3)
+    columns: dict[str, list[str]] = {"": story["part"].to_list(), "place": places}
+    columns |= {"title": story["title"].to_list(), "log-probability": scores}
+    note = "history: oldest first; target: the user's next item"
+    return table_figure(title, note, columns, widths=[200, 56, 500, 130], left=3)
 
 
 def places_already_had(rankings: Rankings) -> pl.DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
@@ -25,21 +25,18 @@ _TEXT = re.compile(r"<td>&quot;([^<]*?)(?:&quot;)?</td>")
 def table_figure(
     title: str,
     note: str,
-    headers: Sequence[str],
-    columns: Sequence[Sequence[object]],
+    columns: Mapping[str, Sequence[object]],
     *,
     widths: Sequence[float] | None = None,
     left: int = 1,
     emphasis: Sequence[Sequence[bool]] | None = None,
 ) -> go.Figure:
-    """Draw a table with one list of values per column.
+    """Draw a table; columns: their values by header.
 
     The first `left` columns are left-aligned, the others right-aligned. Cells are cut to two lines.
-    emphasis: by column and row, which cells are bold. Raises ValueError if headers and columns do not match.
+    emphasis: by column and row, which cells are bold.
     """
-    if len(headers) != len(columns) or len({len(column) for column in columns}) > 1:
-        found = f"{len(headers)} headers for columns of {[len(column) for column in columns]} rows"
-        raise ValueError(f"table: {found}; expected one header per column and columns of equal length")
+    headers = list(columns)
     shares = np.array([1.0] * len(headers) if widths is None else widths, dtype=float)
     room = [max(4, int((NARROW - 2 * _SIDE) * share / shares.sum() / _CHARACTER) - 2) for share in shares]
     # Lines are broken here, because the figure's height must be known before plotly breaks lines. Long words
@@ -51,9 +48,9 @@ def table_figure(
     head = [wrapped(name, place, _MOST_HEADER_LINES) for name, place in zip(fitted, room, strict=True)]
     cells = [
         [wrapped(str(value), place, 2) for value in column]
-        for column, place in zip(columns, room, strict=True)
+        for column, place in zip(columns.values(), room, strict=True)
     ]
-    strong = emphasis or [[False] * len(column) for column in columns]
+    strong = emphasis or [[False] * len(column) for column in cells]
     texts = [
         [f"<b>{text}</b>" if bold else text for (text, _), bold in zip(column, bolds, strict=True)]
         for column, bolds in zip(cells, strong, strict=True)

@@ -76,7 +76,9 @@ def state_of(make: Make, folder: Path | None = None, **options: Any) -> Explorer
 @pytest.fixture
 def page(make_catalogue: Make, tmp_path: Path) -> Page:
     tree = beam_tree([[(1,)], [(1, 0)]], [[-1.0], [-2.0]], (1, 2))
-    return Page(Explorer(state_of(make_catalogue, tmp_path), watch=lambda method, row: (tree, "again()")))
+    state = state_of(make_catalogue, tmp_path)
+    state.watcher = lambda method, row: (tree, "again()")
+    return Page(Explorer(state))
 
 
 def column(table: dict[str, Any], name: str) -> list[Any]:

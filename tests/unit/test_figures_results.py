@@ -477,7 +477,7 @@ def hostile_figures() -> dict[str, Callable[[], go.Figure]]:
         "results_table": lambda: figures.results_table(records),
         "share_of_best": lambda: figures.metric_bars(records, of_best=True),
         "beam_misses": lambda: figures.beam_misses(exact, {5: exact}, domains),
-        "adaptation_change": lambda: figures.adaptation_change(changes, before=HOSTILE, metric=HOSTILE),
+        "adaptation_change": lambda: figures.adaptation_change(changes, metric=HOSTILE),
         "difference_intervals": lambda: figures.difference_intervals(difference, first=HOSTILE, second="b"),
         "worth_of_parts": lambda: figures.worth_of_parts(
             WORTH.with_columns(variant=pl.concat_str(pl.lit(HOSTILE), "variant")),

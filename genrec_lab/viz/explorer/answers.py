@@ -160,7 +160,12 @@ def page(state: ExplorerState) -> Answer:
         counts = np.histogram(catalogue.distances[items, level], edges)[0]
         name = "Distance to the codeword"
         found["histogram"] = {"counts": counts.tolist(), "edges": edges.tolist(), "name": name}
-    found["near"] = _near(state, level, code)
+    says = "code {} of level {}; distance of the codewords"
+    near = catalogue.nearest_codes(level, code)
+    found["near"] = [
+        {"text": f"{one} ({away:.2g})", "says": says.format(one, level + 1), "go": go}
+        for (one, away), go in zip(near, state.goes_to(level, [one for one, _ in near]), strict=True)
+    ]
     if level and selection.everywhere is None:
         name = f"Code {code} of level {level + 1} under all prefixes"
         found["same"] = {"name": name, "table": table(prefixes_of(state))}
@@ -265,15 +270,6 @@ def _coherence(state: ExplorerState, items: IntArray) -> Answer | None:
     said = f"mean cosine of all pairs{sample} {value:.2f} ({catalogue.alike}); "
     said += f"as many items at random {mean:.2f} (90 % from {low:.2f} to {high:.2f})"
     return {"value": value, "low": low, "mean": mean, "high": high, "said": said}
-
-
-def _near(state: ExplorerState, level: int, code: int) -> list[Answer]:
-    found = []
-    for other, away in state.catalogue.nearest_codes(level, code):
-        says = f"code {other} of level {level + 1}; distance of the codewords"
-        (go,) = state.goes_to(level, [other])
-        found.append({"text": f"{other} ({away:.2g})", "says": says, "go": go})
-    return found
 
 
 def _facets(state: ExplorerState, items: IntArray) -> list[Answer]:

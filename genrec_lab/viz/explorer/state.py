@@ -145,7 +145,8 @@ class ExplorerState:
 
     other: the catalogue to compare with. source: Python lines that recreate this state as `state`, for the
     exports. maps: projections of the residuals by name, or functions that compute one on first use. choices:
-    the chosen values of the views' lists. watchable: methods whose beam search can be shown. beam: the last.
+    the chosen values of the views' lists. watcher: from one of the `watchable` methods and a row of the test
+    part to a beam search and the line of Python that recreates it. beam: the last one.
     """
 
     def __init__(

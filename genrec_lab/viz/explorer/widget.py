@@ -6,7 +6,7 @@ Titles are data: they are sent as JSON and written as text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import anywidget
@@ -18,15 +18,12 @@ from plotly.offline import get_plotlyjs
 
 from genrec_lab.viz import theme
 from genrec_lab.viz.explorer import answers, html_file, points
-from genrec_lab.viz.explorer.beams import BeamTree
 from genrec_lab.viz.explorer.code_tables import below, prefix_bars
 from genrec_lab.viz.explorer.compare import tokenizer_match
 from genrec_lab.viz.explorer.state import EXPLORER_VIEWS, ExplorerState, Shown
 from genrec_lab.viz.layout import untitled
-from genrec_lab.viz.projection import Projection
 from genrec_lab.viz.text import counted
 
-Watch = Callable[[str, int], tuple[BeamTree, str]]
 Answer = dict[str, Any]
 
 _MOST_ROWS, _NOWHERE = 20, -1
@@ -34,28 +31,15 @@ _STILL = ("code", "prefix", "words", "title", "items", "interactions")
 
 
 class Explorer(anywidget.AnyWidget):
-    """The explorer as a widget.
-
-    maps: projections of the residuals by name, or functions that compute one. watch: function from a method
-    and a row of the test part to a beam search and the line of Python that recreates it, or None without a
-    recommender. mode: "light", "dark", or None to follow the page that contains the widget.
-    """
+    """The explorer as a widget; mode: "light", "dark", or None to follow the page that contains it."""
 
     _esm = traitlets.Unicode(html_file.script()).tag(sync=True)
     _css = traitlets.Unicode(html_file.style_sheet()).tag(sync=True)
     shell = traitlets.Unicode(html_file.page("shell.html")).tag(sync=True)
     mode = traitlets.Unicode("page").tag(sync=True)
 
-    def __init__(
-        self,
-        state: ExplorerState,
-        *,
-        maps: Mapping[str, Projection | Callable[[], Projection]] | None = None,
-        watch: Watch | None = None,
-        mode: theme.Mode | None = None,
-    ) -> None:
+    def __init__(self, state: ExplorerState, *, mode: theme.Mode | None = None) -> None:
         self.state, self.shown, self._dark = state, Shown(), mode == "dark"
-        state.maps, state.watcher = {**state.maps, **(maps or {})}, watch or state.watcher
         self.tab, self.method = "", points.methods(state)[0]
         self.colour = next(iter(points.colourings(state)))
         self._drawn: tuple[str, int] | None = None

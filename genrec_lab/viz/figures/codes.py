@@ -258,12 +258,13 @@ def identifier_examples(
         equal = (shown[1:] == shown[:-1]) & (domain_index[order][1:] == domain_index[order][:-1])[:, None]
         same[1:] = np.logical_and.accumulate(equal, axis=1)
     levels, plain = table.shape[1], [False] * len(order)
-    texts = [[titles[item] for item in order], [names[domain_index[item]] for item in order]]
+    columns: dict[str, list[Any]] = {"title": [titles[item] for item in order]}
+    columns |= {"domain": [names[domain_index[item]] for item in order]}
+    columns |= {f"level {level}": codes.tolist() for level, codes in enumerate(shown.T, 1)}
     return table_figure(
         said.examples_title(len(order), len(table), levels),
         f"Sorted by codes; bold: prefix shared with the row above; seed {seed}",
-        ["title", "domain", *(f"level {level + 1}" for level in range(levels))],
-        [*texts, *shown.T.tolist()],
+        columns,
         widths=[4.2, 2.2, *([0.8] * levels)],
         left=2,
         emphasis=[plain, plain, *same.T.tolist()],

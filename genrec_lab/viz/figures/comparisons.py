@@ -64,18 +64,11 @@ def beam_misses(
     return made.finish(title, *note, seed=seed, showlegend=len(names) > 1)
 
 
-def adaptation_change(
-    changes: pl.DataFrame,
-    *,
-    metric: str = "NDCG@10",
-    before: str = "before adaptation",
-    after: str = "best epoch of adaptation",
-    users: int | None = None,
-) -> go.Figure:
+def adaptation_change(changes: pl.DataFrame, *, metric: str = "NDCG@10") -> go.Figure:
     """Draw a metric of validation users before and after adaptation as dumbbells, the largest gain on top.
 
     changes: frame `domain, before, after`, and `seed` if domains have several rows, of which means are drawn,
-    with one standard deviation over seeds as error bars. before, after: labels of the two ends.
+    with one standard deviation over seeds as error bars.
     """
     require_columns(changes, ("domain", "before", "after"))
     ends = pl.col("before", "after")
@@ -88,7 +81,10 @@ def adaptation_change(
         colour = theme.GOOD if high > low else theme.BAD if high < low else theme.MUTED
         made.segments(0, [[low, high]], [[place, place]], colour, 4)
     seeds = sorted(changes["seed"].unique().to_list()) if "seed" in changes.columns else []
-    kinds = ((before, "before", theme.MUTED, "circle-open"), (after, "after", theme.ACCENT, "circle"))
+    kinds = (
+        ("before adaptation", "before", theme.MUTED, "circle-open"),
+        ("best epoch of adaptation", "after", theme.ACCENT, "circle"),
+    )
     for name, column, colour, symbol in kinds:
         spread = error_bars(table[f"{column}_sd"].fill_null(0.0).to_numpy(), width=4)
         x, marker, hover = table[column].to_numpy(), theme.mark(colour, symbol, 10), "%{customdata}: %{x:.4f}"
@@ -101,7 +97,6 @@ def adaptation_change(
     made.rows(0, domains, 34)
     return made.finish(
         adaptation_title(spans[:, 0].tolist(), spans[:, 1].tolist(), domains, metric),
-        "" if users is None else counted(users, "validation user"),
         counted(len(domains), "domain"),
         f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}" if seeds else "",
         "error bars: one standard deviation over seeds" if len(seeds) > 1 else "",
@@ -174,7 +169,8 @@ def difference_intervals(
     """
     require_columns(differences, ("name", "difference", "low", "high"))
     names = [str(name) for name in differences["name"].to_list()]
-    middle, low, high = differences.select(pl.col("difference", "low", "high").cast(pl.Float64)).to_numpy().T
+    intervals = differences.select(pl.col("difference", "low", "high").cast(pl.Float64)).to_numpy().T
+    middle, low, high = intervals
     outside = np.flatnonzero((low > high) | (middle < low) | (middle > high))
     if outside.size:
         bad = outside[0]
@@ -186,7 +182,7 @@ def difference_intervals(
     shown = [label(name, 60) for name in names]
     hover = "%{customdata[0]}: %{x:+.4f}, %{customdata[1]:+.4f} to %{customdata[2]:+.4f}<extra></extra>"
     custom = np.column_stack([np.array(shown, dtype=object), low, high])
-    _add_intervals(made, (middle, low, high), f"{first} better", f"{second} better", hover, custom)
+    _add_intervals(made, intervals, f"{first} better", f"{second} better", hover, custom)
     short = f"{listed([first])} minus {listed([second])}"
     made.x(title=f"difference in {label(metric)}: {label(short, 70)}")
     made.rows(0, names, 34)
@@ -215,13 +211,14 @@ def worth_of_parts(
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"worth: {twice!r} has more than one row; keep one domain, metric and k")
-    change, low, high = worth.select(pl.col("change", "low", "high").cast(pl.Float64)).to_numpy().T
+    intervals = worth.select(pl.col("change", "low", "high").cast(pl.Float64)).to_numpy().T
+    change, low, high = intervals
     spread = ["" if sd is None else f"<br>± {sd:.1f} over seeds" for sd in worth["sd"].to_list()]
     spans = [f"{least:+.1f} to {most:+.1f} %" for least, most in zip(low, high, strict=True)]
     made = one_panel(52 * len(names) + 40)
     custom = np.array([[label(name, 60) for name in names], spans, spread], dtype=object).T
     hover = "%{customdata[0]}: %{x:+.1f} %, %{customdata[1]}%{customdata[2]}<extra></extra>"
-    _add_intervals(made, (change, low, high), "better without", "worse without", hover, custom)
+    _add_intervals(made, intervals, "better without", "worse without", hover, custom)
     sources = _add_papers(made, papers, names)
     made.x(title=f"change of {label(metric)} without the part", ticksuffix=" %")
     made.rows(0, names, 44, above=0.6)
@@ -236,14 +233,9 @@ def worth_of_parts(
 
 
 def _add_intervals(
-    made: Panels,
-    intervals: tuple[FloatArray, FloatArray, FloatArray],
-    above: str,
-    below: str,
-    hover: str,
-    customdata: NDArray[np.object_],
+    made: Panels, intervals: FloatArray, above: str, below: str, hover: str, custom: NDArray[np.object_]
 ) -> None:
-    """Draw (N,) middles with their lows and highs, one line each from the top, and a line at zero.
+    """Draw (3, N) middles, lows and highs, one line each from the top, and a line at zero.
 
     above, below: legend entries for intervals entirely above and below zero; the others are undecided.
     """
@@ -258,7 +250,7 @@ def _add_intervals(
         if places.size:
             ends = {"array": (high - middle)[places], "arrayminus": (middle - low)[places]}
             bars = {"symmetric": False, "width": 5, "thickness": 2.5} | ends
-            look: dict[str, Any] = {"error_x": bars, "customdata": customdata[places]}
+            look: dict[str, Any] = {"error_x": bars, "customdata": custom[places]}
             made.points(0, middle[places], places, kind, hover, marker=theme.mark(colour, symbol, 11), **look)
     made.figure.add_vline(x=0, line_color=theme.REFERENCE, line_width=1.5, line_dash="dash")
 

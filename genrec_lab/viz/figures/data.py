@@ -130,20 +130,19 @@ def statistics_table(statistics: pl.DataFrame, *, seed: int | None = None) -> go
     if statistics.height > 1:
         # Users only choose items of their own domain, so pairs are counted per domain.
         pairs = (statistics["users"].cast(pl.Float64) * statistics["items"].cast(pl.Float64)).sum()
-        sparsity = 1 - totals["interactions"] / pairs if pairs else None
-        mean_length = totals["interactions"] / totals["users"] if totals["users"] else None
-        rows.append({"domain": "all", "sparsity": sparsity, "mean_length": mean_length} | totals)
+        rows.append({"domain": "all"} | totals)
+        rows[-1]["sparsity"] = 1 - totals["interactions"] / pairs if pairs else None
+        rows[-1]["mean_length"] = totals["interactions"] / totals["users"] if totals["users"] else None
         if (unseen := "items_without_interactions") in names:
             rows[-1][unseen] = int(statistics[unseen].sum())
-    cells = [["n/a" if row[name] is None else _FORMATS[name](row[name]) for row in rows] for name in names]
+    cells = {
+        name.replace("_", " "): ["n/a" if row[name] is None else _FORMATS[name](row[name]) for row in rows]
+        for name in names
+    }
+    sparsity, mean = "share of user-item pairs without an interaction", "interactions per user"
     return table_figure(
         statistics_title(**totals, domains=statistics.height),
-        noted(
-            "Sparsity: share of user-item pairs without an interaction",
-            "mean length: interactions per user",
-            seed=seed,
-        ),
-        [name.replace("_", " ") for name in names],
+        noted(f"Sparsity: {sparsity}", f"mean length: {mean}", seed=seed),
         cells,
         widths=[_WIDTHS.get(name, 1.0) for name in names],
     )

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from PIL import Image, UnidentifiedImageError
 
 from genrec_lab.data.picture_files import opened_picture
-from genrec_lab.viz import FloatArray, IntArray, theme
+from genrec_lab.viz import FloatArray, theme
 from genrec_lab.viz.layout import NARROW, finish, require_columns
 from genrec_lab.viz.projection import stratified_sample
 from genrec_lab.viz.sentences import kept_title, pictures_title
@@ -80,7 +80,12 @@ def kept_by_codes(
     """
     require_columns(items, ("title", "domain", "text", "image"))
     numbers = np.asarray(codes)
-    _check(numbers, words, pictures, means)
+    if numbers.ndim != 2 or [len(of_item) for of_item in words] != [numbers.shape[1]] * len(numbers):
+        shape = f"codes of shape {numbers.shape} with words of {len(words)} items"
+        raise ValueError(f"{shape}; expected words of each level")
+    for name, given in (("pictures", pictures), ("means", means)):
+        if given is not None and np.shape(given)[:2] != numbers.shape:
+            raise ValueError(f"{name}: shape {np.shape(given)}, expected {(*numbers.shape, 'S', 'S', 3)}")
     levels = numbers.shape[1]
     drawn = [np.asarray(shown, dtype=np.float64) for shown in (pictures, means) if shown is not None]
     width = (NARROW - 80) / (levels + 1)
@@ -196,21 +201,6 @@ def _put_caption(figure: go.Figure, text: str, column: int, y: float) -> None:
 
 def _titled(title: str, domain: str, characters: int, lines: int) -> str:
     return f"{wrapped(title, characters, most_lines=lines)[0]}<br><i>{label(domain, characters)}</i>"
-
-
-def _check(
-    codes: IntArray,
-    words: Sequence[Sequence[Sequence[str]]],
-    pictures: ArrayLike | None,
-    means: ArrayLike | None,
-) -> None:
-    if codes.ndim != 2 or {len(of_item) for of_item in words} != {codes.shape[1]} or len(words) != len(codes):
-        raise ValueError(
-            f"codes of shape {codes.shape} with words of {len(words)} items; expected words of each level"
-        )
-    for name, given in (("pictures", pictures), ("means", means)):
-        if given is not None and np.shape(given)[:2] != codes.shape:
-            raise ValueError(f"{name}: shape {np.shape(given)}, expected {(*codes.shape, 'S', 'S', 3)}")
 
 
 def _lines(words: Sequence[str], own: set[str], characters: int) -> str:

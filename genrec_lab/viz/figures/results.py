@@ -54,7 +54,14 @@ def summarise(records: pl.DataFrame, metric: str = "ndcg", k: int = 10) -> pl.Da
     table = whole.group_by(["method", "domain"], maintain_order=True).agg(
         mean=pl.col("value").mean(), sd=pl.col("value").std(), seeds=pl.len()
     )
-    order = {"method": _ranked_methods(table), "domain": domain_order(table)}
+    # The best possible first, then methods by descending average, then those without one by mean value.
+    average = pl.col("mean").filter(pl.col("domain") == AVERAGE).first()
+    each = table.group_by("method", maintain_order=True).agg(average=average, mean=pl.col("mean").mean())
+    value = pl.coalesce("average", "mean", 0.0)
+    ranked = each.sort(
+        pl.col("method") != BEST_POSSIBLE, pl.col("average").is_null(), -value, maintain_order=True
+    )
+    order = {"method": ranked["method"], "domain": domain_order(table)}
     return table.sort([pl.col(name).cast(pl.Enum(values)) for name, values in order.items()])
 
 
@@ -99,15 +106,9 @@ def _ranks(table: pl.DataFrame, methods: Sequence[str]) -> list[str]:
     return ["–" if method == BEST_POSSIBLE else str(next(ranks) + 1) for method in methods]
 
 
-def results_table(
-    records: pl.DataFrame,
-    metric: str = "ndcg",
-    k: int = 10,
-    *,
-    columns: Literal["domains", "metrics"] = "domains",
-) -> go.Figure:
+def results_table(records: pl.DataFrame, metric: str = "ndcg", k: int = 10) -> go.Figure:
     """Draw `ranked_table` as a plotly table, the best of each column in bold."""
-    table = ranked_table(records, metric, k, columns=columns)
+    table = ranked_table(records, metric, k)
     names = table.columns[3:]
     # The bound, which has no rank, and missing values are never bold.
     numbers = table.select(
@@ -122,8 +123,7 @@ def results_table(
     return table_figure(
         winner_title(summarise(records, metric, k), metric_name(metric, k), BEST_POSSIBLE),
         records_note(records, f"ranked by the average {metric_name(metric, k)}"),
-        table.columns,
-        [column.to_list() for column in table],
+        table.to_dict(as_series=False),
         widths=widths,
         left=2,
         emphasis=emphasis,
@@ -151,8 +151,7 @@ def paper_table(beside: pl.DataFrame) -> go.Figure:
     return table_figure(
         paper_title(papers[0], domains, sum(below), beside.height),
         f"Bold: more than {-_FAR_BELOW:.0f} % below the paper's figure. Several seeds are averaged.",
-        list(columns),
-        list(columns.values()),
+        columns,
         widths=(1.2, 1.4, 1.1, 0.8, 0.8, 1.0),
         left=3,
         emphasis=[plain, below, plain, plain, plain, below],
@@ -179,15 +178,6 @@ def _with_averages(chosen: pl.DataFrame) -> pl.DataFrame:
         .with_columns(domain=pl.lit(AVERAGE))
     )
     return pl.concat([by_domain.select(kept), averages.select(kept)])
-
-
-def _ranked_methods(table: pl.DataFrame) -> list[str]:
-    """Return the best possible, then methods by descending average, then those without one by mean value."""
-    average = pl.col("mean").filter(pl.col("domain") == AVERAGE).first()
-    each = table.group_by("method", maintain_order=True).agg(average=average, mean=pl.col("mean").mean())
-    value = pl.coalesce("average", "mean", 0.0)
-    order = (pl.col("method") != BEST_POSSIBLE, pl.col("average").is_null(), -value)
-    return each.sort(order, maintain_order=True)["method"].to_list()
 
 
 def domain_order(table: pl.DataFrame) -> list[str]:

@@ -151,7 +151,11 @@ def codebook_by_epoch(
     for part, values in (parts or {}).items():
         _curve(made, 0, x[drawn], values[drawn], part, "%{y:.4g}")
     if parts:
-        made.y(0, **_loss_axis(np.concatenate(list(parts.values()))))
+        losses = np.concatenate(list(parts.values()))
+        losses = losses[np.isfinite(losses)]
+        wide = losses.size and losses.min() > 0 and losses.max() > 20 * losses.min()
+        log = {"type": "log", "dtick": 1, "exponentformat": "power"} if wide else {}
+        made.y(0, title="loss (log)" if wide else "loss", **log)
     if "Collision rate" in first:
         plain = Style(theme.BAD, "", "solid", "circle")
         rates = 100 * whole["collision_rate"].to_numpy()[drawn]
@@ -277,10 +281,3 @@ def _draw_levels(made: Panels, frame: pl.DataFrame, fields: Sequence[str], first
         made.y(panel, ticksuffix=unit, title=title, **ends)
     for panel in range(made.count):
         made.outer(panel, "epoch")
-
-
-def _loss_axis(values: FloatArray) -> dict[str, Any]:
-    finite = values[np.isfinite(values)]
-    if finite.size and finite.min() > 0 and finite.max() > 20 * finite.min():
-        return {"type": "log", "dtick": 1, "exponentformat": "power", "title": "loss (log)"}
-    return {"title": "loss"}
