@@ -18,17 +18,14 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 
-def kept(most: int) -> Callable[[Function], Function]:
-    """Cache the last `most` results of a function in its first argument, to free them with that object."""
+def kept(function: Function) -> Function:
+    """Cache the last 64 results of a function in its first argument, to free them with that object."""
 
-    def decorate(function: Function) -> Function:
-        @wraps(function)
-        def cached(owner: Any, *key: Any) -> Any:
-            caches = vars(owner).setdefault("_kept", {})
-            if function not in caches:
-                caches[function] = lru_cache(most)(partial(function, owner))
-            return caches[function](*key)
+    @wraps(function)
+    def cached(owner: Any, *key: Any) -> Any:
+        caches = vars(owner).setdefault("_kept", {})
+        if function not in caches:
+            caches[function] = lru_cache(64)(partial(function, owner))
+        return caches[function](*key)
 
-        return cached  # type: ignore[return-value]
-
-    return decorate
+    return cached  # type: ignore[return-value]

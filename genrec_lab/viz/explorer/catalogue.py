@@ -24,7 +24,6 @@ from genrec_lab.viz.text import written
 # Number of residuals that are converted to distances at once: about 100 MB at 32 dimensions.
 _ITEMS_AT_ONCE = 200_000
 _DRAWS, _LARGEST_DRAW = 40, 256
-_LABELS_KEPT = 64
 
 
 class PrefixOrder:
@@ -75,7 +74,7 @@ class PrefixOrder:
         known = 0 <= code < self.sizes[level]
         return order[starts[code] : starts[code + 1]] if known else order[:0]
 
-    @kept(16)
+    @kept
     def by_code(self, level: int) -> tuple[IntArray, IntArray]:
         """Return the positions sorted by the code of a level, (N,), and the start of each code, (K + 1,)."""
         counts = np.bincount(self.columns[level], minlength=self.sizes[level])
@@ -127,7 +126,7 @@ class CodedCatalogue:
         seed: int = 0,
     ) -> None:
         self.n_items, self.levels, self.domains = codes.n_items, codes.levels, codes.domain_names
-        n_items, levels, sizes = codes.n_items, codes.levels, codes.sizes
+        n_items, sizes = codes.n_items, codes.sizes
         self.name, self.codes, self.seed, self.books = name, codes, seed, books
         self.alike, self._keys_given, self.sizes_known = alike, keys is not None, not codes.unknown_levels
         self.titles = without_entities(pl.Series("title", list(titles), dtype=pl.String).fill_null(""))
@@ -149,8 +148,8 @@ class CodedCatalogue:
         if counts.ndim != 1 or (counts < 0).any():
             raise ValueError(f"traffic: shape {counts.shape} with least {counts.min()}; expected counts (N,)")
         self.traffic: IntArray = counts.astype(np.int64)
-        if self.residuals is not None and (self.residuals.ndim != 3 or self.residuals.shape[1] != levels):
-            raise ValueError(f"residuals: shape {self.residuals.shape}, expected (N, {levels}, d)")
+        if self.residuals is not None and self.residuals.shape[1:-1] != (self.levels,):
+            raise ValueError(f"residuals: shape {self.residuals.shape}, expected (N, {self.levels}, d)")
         if self.codewords is not None and (found := tuple(map(len, self.codewords))) != sizes:
             raise ValueError(f"codewords: levels of {found} codes, the identifiers have {sizes}")
         if books < 1 or any(size % books for size in sizes):
@@ -209,12 +208,12 @@ class CodedCatalogue:
                 found[column.name] = (names.tolist(), numbers[places])
         return found
 
-    @kept(32)
+    @kept
     def prefix_pairs(self, length: int) -> PairSums:
         """Return the similarities of pairs with the same first `length` codes."""
         return pair_sums(self.known_unit, self.order.group_numbers(length), self.codes.domain_index)
 
-    @kept(32)
+    @kept
     def code_pairs(self, level: int) -> PairSums:
         """Return the similarities of pairs with the same code of a level."""
         codes, size = self.codes.codes[:, level], self.codes.sizes[level]
@@ -227,7 +226,7 @@ class CodedCatalogue:
             raise ValueError(f"{self.name}: no content vectors, so the similarity of items is not known")
         return self.unit
 
-    @kept(256)
+    @kept
     def chance(self, size: int) -> tuple[float, float, float]:
         """Return the coherence of `size` random items: 5th percentile, mean over all pairs, 95th percentile.
 
@@ -269,7 +268,7 @@ class CodedCatalogue:
                 distances[part, level] = np.sqrt(np.einsum("nd,nd->n", left, left))
         return distances
 
-    @kept(_LABELS_KEPT)
+    @kept
     def labels(self, prefix: tuple[int, ...]) -> dict[int, list[str]]:
         """Return the words that distinguish each used child of a prefix from the others."""
         if len(prefix) == self.levels:
@@ -279,7 +278,7 @@ class CodedCatalogue:
         codes = self.order.columns[len(prefix)][borders[:-1]].tolist()
         return dict(zip(codes, self.words.labels(borders), strict=True))
 
-    @kept(_LABELS_KEPT)
+    @kept
     def words_everywhere(self, level: int) -> dict[int, list[str]]:
         """Return the words of each used code of a level, under any prefix."""
         places, starts = self.order.by_code(level)

@@ -68,7 +68,7 @@ class TwoTokenizers:
         self.n_items, self.levels = int(self.items_a.size), min(a.levels, b.levels)
         self.left_out = _left_out(a, b, self.items_a.size)
 
-    @kept(16)
+    @kept
     def level(self, level: int) -> LevelMatch:
         """Match the codes of a level (0-based); raises ValueError for other levels or no common items."""
         if not 0 <= level < self.levels:
@@ -91,7 +91,7 @@ class TwoTokenizers:
         ari = float(adjusted_rand_score(one, other))
         return LevelMatch(level, table, pairs, matched, ari, adjusted_mutual(one, other))
 
-    @kept(16)
+    @kept
     def company(self, length: int) -> Overlap:
         """Return the companions that the items keep: other items with the same first `length` codes.
 

@@ -62,7 +62,7 @@ def places(state: ExplorerState, method: str, level: int) -> Float32Array:
     return placed[min(level, len(placed) - 1)]
 
 
-@kept(4)
+@kept
 def _placed(catalogue: CodedCatalogue, projection: Projection) -> list[Float32Array]:
     """Return by level the positions of the sample of items in a projection, and of the others.
 
@@ -98,7 +98,7 @@ def _among_nearest(vectors: Float32Array, known: Float32Array, at: Float32Array)
     return placed
 
 
-@kept(1)
+@kept
 def laid_by_codes(catalogue: CodedCatalogue) -> Float32Array:
     """Return a map (N, 2) from the codes alone: one disc per first code, filled in the order of the codes.
 

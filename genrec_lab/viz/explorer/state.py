@@ -165,6 +165,7 @@ class ExplorerState:
         self.two = None if other is None else TwoTokenizers(catalogue, other)
         self._opened_with = self.two
         self._decode = self.records.decode and lru_cache(64)(self.records.decode)
+        self._at_epoch = lru_cache(4)(self._with_codes_of)
         self.maps: dict[str, Projection | Callable[[], Projection]] = {}
         self.choices: dict[str, str] = {}
         self.watcher: Callable[[str, int], tuple[BeamTree, str]] | None = None
@@ -276,8 +277,7 @@ class ExplorerState:
         if item is not None:
             self._steps[self._place] = moved(self.selection, self.catalogue, item=item)
 
-    @kept(4)
-    def _at_epoch(self, epoch: int) -> CodedCatalogue:
+    def _with_codes_of(self, epoch: int) -> CodedCatalogue:
         return self.final.with_codes(f"{self.final.name} · epoch {epoch}", self.codes_by_epoch[epoch])
 
     def words(self, codes: Iterable[int], level: int | None = None) -> list[str]:
@@ -369,7 +369,7 @@ class ExplorerState:
         """Return the ambiguous identifiers of the selected items."""
         return collisions(self.catalogue, self.items())
 
-    @kept(32)
+    @kept
     def shown(self, method: str) -> IntArray:
         """Return how often a method recommends each item, (N,); raises ValueError for an unknown method."""
         if method not in self.records.recommended:
