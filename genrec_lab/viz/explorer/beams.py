@@ -84,7 +84,7 @@ def beam_tree(
     grow = [*({prefix[:-1] for prefix in after} for after in kept[1:]), set(kept[-1])]
     rows: list[tuple[object, ...]] = []
     for level, now in enumerate(kept):
-        before = kept[level - 1] if level else {(): 0.0}
+        before: dict[tuple[int, ...], float] = kept[level - 1] if level else {(): 0.0}
         for rank, prefix in enumerate(sorted(now, key=lambda prefix: (-now[prefix], prefix)), start=1):
             if len(prefix) != level + 1 or prefix[:-1] not in before:
                 expected = f"expected {level + 1} codes that go on from a prefix kept before"
@@ -177,8 +177,8 @@ def beam_way(tree: BeamTree) -> go.Figure:
         look = {"mode": "markers+text", "textposition": "middle right", "textfont": {"size": 11}}
         look |= {"text": [f"  {tree.target[code]}{at}"]}
         look |= {"marker": {"symbol": "x", "size": 11, "color": theme.BAD}}
-        name, hover = "where the target left", "the target is not kept here<extra></extra>"
-        made.points(0, [float(tree.left_at)], [bottom], name, hover, **look)
+        name, text = "where the target left", "the target is not kept here<extra></extra>"
+        made.points(0, [float(tree.left_at)], [bottom], name, text, **look)
     names = ["start", *(f"level {level}" for level in range(1, levels + 1))]
     # Titles take a third of the width, for any number of levels, because they always need the same space.
     reach = [-0.15, 1.52 * levels + 0.15]

@@ -123,9 +123,9 @@ def exposure(
     of_items, of_lists, of_traffic = (
         np.bincount(codes, weights, size) for weights in (np.ones(items.size), recommended, traffic)
     )
-    columns = {"code": np.arange(size), "items": of_items.astype(np.int64)}
-    columns |= {"catalogue_share": _shares(of_items)}
-    columns |= {"shown": of_lists.astype(np.int64), "recommendation_share": _shares(of_lists)}
+    columns: dict[str, NDArray[Any]] = {"code": np.arange(size), "items": of_items.astype(np.int64)}
+    columns |= {"catalogue_share": _shares(of_items), "shown": of_lists.astype(np.int64)}
+    columns |= {"recommendation_share": _shares(of_lists)}
     used = pl.DataFrame(columns | {"traffic_share": _shares(of_traffic)}).filter(pl.col("items") > 0)
     by_code = used.with_columns(ratio=pl.col("recommendation_share") / pl.col("catalogue_share"))
     groups = _by_popularity(catalogue, items, counts)

@@ -8,11 +8,11 @@ Shapes: N items, L levels, K codes per level, T domains, D content dimensions, G
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 
 from genrec_lab.codes import row_ids
@@ -176,7 +176,7 @@ def _summed(vectors: Float32Array, groups: IntArray) -> Float32Array:
     return summed
 
 
-def _of_pairs(sums: Float32Array, own: FloatArray, sizes: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _of_pairs(sums: Float32Array, own: NDArray[Any], sizes: NDArray[Any]) -> tuple[FloatArray, FloatArray]:
     """Return by group the sum of the similarities of its pairs of items, and the number of pairs."""
     squares = np.einsum("gd,gd->g", sums, sums, dtype=np.float64)
     return (squares - own) / 2, sizes * (sizes - 1) / 2

@@ -61,7 +61,7 @@ def summarise(records: pl.DataFrame, metric: str = "ndcg", k: int = 10) -> pl.Da
     ranked = each.sort(
         pl.col("method") != BEST_POSSIBLE, pl.col("average").is_null(), -value, maintain_order=True
     )
-    order = {"method": ranked["method"], "domain": domain_order(table)}
+    order: dict[str, Any] = {"method": ranked["method"], "domain": domain_order(table)}
     return table.sort([pl.col(name).cast(pl.Enum(values)) for name, values in order.items()])
 
 
