@@ -134,26 +134,22 @@ def component_config(registry: Registry[Any], given: Any) -> ComponentConfig:
     `kind` gets one. Raises RegistryError where there is no such component or its `Config` is no pydantic
     model, ValidationError where the `Config` refuses a setting; both name a class of yours.
     """
-    if isinstance(given, ComponentConfig):
-        given_kind: Any = given.kind
-    elif isinstance(given, Mapping):
-        given_kind = given.get("kind", "")
-    else:
+    settings: Any = given.model_dump() if isinstance(given, ComponentConfig) else given
+    if not isinstance(settings, Mapping):
         raise RegistryError(
             f"{given!r} is a {type(given).__name__}; expected `kind`, the name of the {registry.noun}, and "
             "its settings"
         )
-    if not given_kind:
+    if not settings.get("kind"):
         raise RegistryError(
             f"kind is missing; expected one of {', '.join(registry.names())}, or package.module:Class"
         )
-    component, config = registry.find(given_kind), config_class(registry, given_kind)
+    component, config = registry.find(settings["kind"]), config_class(registry, settings["kind"])
     if isinstance(given, config):
         return given
-    settings = given.model_dump() if isinstance(given, ComponentConfig) else dict(given)
     try:
         # By JSON, whose lists are tuples where a field asks for them, whatever else is strict.
-        return config.model_validate_json(pydantic_core.to_json(settings, inf_nan_mode="constants"))
+        return config.model_validate_json(pydantic_core.to_json(dict(settings), inf_nan_mode="constants"))
     except ValidationError as error:
         if component.__module__.startswith("genrec_lab."):
             raise
@@ -186,16 +182,13 @@ def with_kind(config: type[BaseModel]) -> type[ComponentConfig]:
 
 def _naming(component: Any, error: ValidationError) -> ValidationError:
     """Return the error with the component's class in each of its messages."""
-    found: list[InitErrorDetails] = [
-        {
-            "type": PydanticCustomError(
-                "component",
-                "{message} (Config of {place})",
-                {"message": one["msg"], "place": _place(component)},
-            ),
-            "loc": one["loc"],
-            "input": one["input"],
-        }
+    message, place = "{message} (Config of {place})", _place(component)
+    found = [
+        InitErrorDetails(
+            type=PydanticCustomError("component", message, {"message": one["msg"], "place": place}),
+            loc=one["loc"],
+            input=one["input"],
+        )
         for one in error.errors()
     ]
     return ValidationError.from_exception_data(error.title, found)
@@ -244,10 +237,9 @@ def _imported(place: str, noun: str) -> Any:
             "'my_methods.py:MyTokenizer'"
         )
     module_name, name = found["module"], found["name"]
+    imported = _of_file if module_name.endswith(".py") else importlib.import_module
     try:
-        module = (
-            _of_file(module_name) if module_name.endswith(".py") else importlib.import_module(module_name)
-        )
+        module = imported(module_name)
     except RegistryError:
         raise
     except Exception as error:

@@ -25,6 +25,7 @@ from genrec_lab.codes.grouping import (
     members_of_groups,
     positions_within_groups,
     row_ids,
+    shared_ids,
 )
 from genrec_lab.codes.last_level import CodebooksLike, FloatArray, LastLevel
 from genrec_lab.registry import Registry, RegistryError
@@ -197,10 +198,8 @@ def _nearest_free(given: Conflicts, codes: IntArray) -> tuple[IntArray, int]:
         return codes, 0
     new_codes = codes.copy()
     displaced: list[int] = []
-    with_movers = np.zeros(int(prefix_ids.max()) + 1, dtype=bool)
-    with_movers[prefix_ids[movers]] = True
     borders = np.flatnonzero(np.diff(prefix_ids[movers])) + 1
-    prefixes = zip(members_of_groups(prefix_ids, with_movers), np.split(movers, borders), strict=True)
+    prefixes = zip(members_of_groups(prefix_ids, prefix_ids[movers]), np.split(movers, borders), strict=True)
     for members, moving in prefixes:
         taken = np.zeros(last.size, dtype=bool)
         taken[codes[members, -1]] = True
@@ -227,12 +226,10 @@ def optimal(given: Conflicts) -> Reassigned:
 
     prefix_ids, last = given.prefix_ids, given.last_level
     identifier_ids = row_ids(np.column_stack([prefix_ids, given.codes[:, -1]]))
-    ambiguous_items = (np.bincount(identifier_ids) > 1)[identifier_ids]
-    ambiguous_prefixes = np.zeros(int(prefix_ids.max()) + 1, dtype=bool)
-    ambiguous_prefixes[prefix_ids[ambiguous_items]] = True
+    ambiguous = np.isin(identifier_ids, shared_ids(identifier_ids))
     new_codes = given.codes.copy()
     displaced: list[int] = []
-    for members in members_of_groups(prefix_ids, ambiguous_prefixes):
+    for members in members_of_groups(prefix_ids, prefix_ids[ambiguous]):
         rows, columns = linear_sum_assignment(last.distances(members))
         new_codes[members[rows], -1] = columns
         displaced.extend(np.delete(members, rows).tolist())
@@ -271,7 +268,7 @@ def _sinkhorn_last_codes(given: Conflicts) -> IntArray:
     outcomes: dict[bytes, IntArray] = {}
     for _ in range(config.sinkhorn_rounds):
         identifier_ids = row_ids(np.column_stack([prefix_ids, current]))
-        groups = members_of_groups(identifier_ids, np.bincount(identifier_ids) > 1)
+        groups = members_of_groups(identifier_ids, shared_ids(identifier_ids))
         before = current.copy()
         unseen = [group for group in groups if group.tobytes() not in outcomes]
         for batch in _batches(unseen, last):
@@ -333,7 +330,7 @@ def _batches(groups: list[IntArray], last: LastLevel) -> list[IntArray]:
 def _without_nearest(codes: IntArray, prefix_ids: IntArray, last: LastLevel) -> IntArray:
     """Return all items of groups except each group's nearest, by prefix, last code, distance, and item."""
     identifier_ids = row_ids(np.column_stack([prefix_ids, codes[:, -1]]))
-    in_groups = np.flatnonzero((np.bincount(identifier_ids) > 1)[identifier_ids])
+    in_groups = np.flatnonzero(np.isin(identifier_ids, shared_ids(identifier_ids)))
     distances = last.distance_to(in_groups, codes[in_groups, -1])
     in_groups = in_groups[np.lexsort((in_groups, distances, identifier_ids[in_groups]))]
     ids = identifier_ids[in_groups]
@@ -367,10 +364,8 @@ def _place_under(codes: IntArray, given: Conflicts, waiting: Sequence[int], dept
     by_parent: dict[int, list[int]] = {}
     for item in waiting:
         by_parent.setdefault(int(parent_ids[item]), []).append(item)
-    wanted = np.zeros(int(parent_ids.max()) + 1, dtype=bool)
-    wanted[list(by_parent)] = True
     left: list[int] = []
-    for members in members_of_groups(parent_ids, wanted):
+    for members in members_of_groups(parent_ids, np.array(list(by_parent))):
         taken = {tuple(row) for row in codes[members[~is_waiting[members]], depth:].tolist()}
         # Seeded by the preceding codes, so that a domain's result does not depend on the other domains.
         generator = np.random.default_rng([given.seed, *codes[members[0], :depth].tolist()])

@@ -35,17 +35,21 @@ def positions_within_groups(ids: IntArray) -> IntArray:
     return pl.Series("id", ids).to_frame().select(pl.int_range(pl.len()).over("id")).to_series().to_numpy()
 
 
-def members_of_groups(ids: IntArray, wanted: npt.NDArray[np.bool_]) -> list[IntArray]:
+def members_of_groups(ids: IntArray, wanted: npt.NDArray[np.integer]) -> list[IntArray]:
     """List the rows of each wanted group, rows ascending, groups in order of their id.
 
-    `ids` is (N,) with values 0..G-1, `wanted` (G,) says which groups to list.
+    `ids` is (N,) with values 0..G-1, `wanted` holds the ids of the groups to list.
     """
-    rows = np.flatnonzero(wanted[ids]) if ids.size else np.zeros(0, dtype=np.int64)
+    rows = np.flatnonzero(np.isin(ids, wanted))
     if rows.size == 0:
         return []
     rows = rows[np.argsort(ids[rows], kind="stable")]
-    borders = np.flatnonzero(np.diff(ids[rows])) + 1
-    return list(np.split(rows, borders))
+    return list(np.split(rows, np.flatnonzero(np.diff(ids[rows])) + 1))
+
+
+def shared_ids(ids: IntArray) -> IntArray:
+    """Return the ids that several rows have, ascending; `ids` is (N,) with values 0..G-1."""
+    return np.flatnonzero(np.bincount(ids) > 1)
 
 
 def with_equals(

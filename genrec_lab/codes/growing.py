@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -50,14 +51,9 @@ def with_new_items(
     placed, moved, displaced = np.empty((len(rows), codes.levels), dtype=np.int64), 0, 0
     for item, (row, domain) in enumerate(zip(rows.tolist(), domains, strict=True)):
         order = _by_distance(item, row, codes.sizes[:levels], residuals, codebooks)
-        counters = [(number,) for number in range(codes.sizes[-1])] if counted else [()]
-        free = (
-            (*path, *counter)
-            for path in _near(row, order)
-            for counter in counters
-            if (*path, *counter) not in taken[domain]
-        )
-        found = next(free, None)
+        counters = list(product(*[range(codes.sizes[-1])] * counted))  # [()] without such a level
+        near = ((*path, *counter) for path in _near(row, order) for counter in counters)
+        found = next((path for path in near if path not in taken[domain]), None)
         if found is None:
             raise CodesError(
                 f"{domain} has {len(taken[domain])} items, and no identifier of sizes {codes.sizes} is free; "
@@ -94,14 +90,6 @@ def _by_distance(
 def _near(row: list[int], order: list[list[int]]) -> Iterator[tuple[int, ...]]:
     """Yield every identifier once: first those that differ at the last level, then at the last two, …"""
     yield tuple(row)
-    for depth in range(len(row) - 1, -1, -1):
-        for code in order[depth][1:]:
-            yield from _below((*row[:depth], code), order)
-
-
-def _below(prefix: tuple[int, ...], order: list[list[int]]) -> Iterator[tuple[int, ...]]:
-    if len(prefix) == len(order):
-        yield prefix
-        return
-    for code in order[len(prefix)]:
-        yield from _below((*prefix, code), order)
+    for depth in reversed(range(len(row))):
+        for others in product(order[depth][1:], *order[depth + 1 :]):
+            yield (*row[:depth], *others)

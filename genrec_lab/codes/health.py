@@ -96,15 +96,13 @@ def use_of_codes(codes: npt.ArrayLike, sizes: Sequence[int], domains: Iterable[s
     """
     names = list(domains)
     health = code_health(codes, sizes, names)
+    of_health = (
+        "utilisation", "perplexity", "gini", "collision_rate", "largest_collision", "unique_ratio",
+    )  # fmt: skip
     return {
-        "utilisation": health.utilisation,
-        "perplexity": health.perplexity,
-        "gini": health.gini,
+        **{name: getattr(health, name) for name in of_health},
         "prefix_entropy": prefix_entropy(codes, sizes),
         "shared_items": domain_sharing(codes, names, sizes).shared_items,
-        "collision_rate": health.collision_rate,
-        "largest_collision": health.largest_collision,
-        "unique_ratio": health.unique_ratio,
     }
 
 

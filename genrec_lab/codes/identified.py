@@ -100,19 +100,16 @@ class Identified:
         rows: list[tuple[int, int, float | None, float | None, float | None]] = []
         for level in range(self.raw.levels):
             vector, code = self.residuals[item, level], int(self.raw.codes[item, level])
-            if not self.quantises:
-                rows.append((level + 1, code, None, None, None))
-            elif self.prefixed is not None:
-                left = (
-                    self.remainder()[item]
-                    if level + 1 == self.raw.levels
-                    else self.residuals[item, level + 1]
-                )
-                rows.append((level + 1, code, _norm(vector), _norm(left), None))
-            else:
-                distances = np.sort(np.linalg.norm(self.codebooks_of(domain)[level] - vector, axis=1))
-                second = float(distances[1]) if len(distances) > 1 else None
-                rows.append((level + 1, code, _norm(vector), float(distances[0]), second))
+            distances: list[float | None] = [None, None]
+            if self.prefixed is not None:
+                last = level + 1 == self.raw.levels
+                left = self.remainder()[item] if last else self.residuals[item, level + 1]
+                distances = [float(np.linalg.norm(left)), None]
+            elif self.quantises:
+                book = self.codebooks_of(domain)[level]
+                distances = [*np.sort(np.linalg.norm(book - vector, axis=1)).tolist(), None]
+            norm = float(np.linalg.norm(vector)) if self.quantises else None
+            rows.append((level + 1, code, norm, distances[0], distances[1]))
         floats = dict.fromkeys(("norm", "to_nearest", "to_second"), pl.Float64)
         schema = {"level": pl.Int64, "code": pl.Int64} | floats
         return pl.DataFrame(rows, schema=schema, orient="row").with_columns(pl.selectors.float().round(3))
@@ -128,14 +125,10 @@ def read_identified(folder: Path, epochs: dict[str, list[dict[str, Any]]]) -> Id
     tensors = load_file(folder / "quantised.safetensors")
     raw = ItemCodes.read(folder / "raw_codes.parquet")
     resolution = json.loads((folder / "resolution.json").read_text())
-    named = sorted(
-        (name.split("/")[1], int(name.rsplit("/", 1)[1]), name)
-        for name in tensors
-        if name.startswith("codebooks/")
-    )
     codebooks: dict[str, list[np.ndarray]] = {}
-    for scope, _, name in named:
-        codebooks.setdefault(scope, []).append(tensors[name])
+    for name in sorted(tensors, key=lambda name: (name.rpartition("/")[0], len(name), name)):  # 9 before 10
+        if name.startswith("codebooks/"):
+            codebooks.setdefault(name.split("/")[1], []).append(tensors[name])
     prefixed = {
         name.split("/")[1]: PrefixCodewords(
             tensors[name], tensors[name.removesuffix("paths") + "vectors"], raw.sizes[-1]
@@ -153,7 +146,3 @@ def read_identified(folder: Path, epochs: dict[str, list[dict[str, Any]]]) -> Id
         refines=bool(resolution.pop("refines")),
         prefixed=prefixed or None,
     )
-
-
-def _norm(vector: np.ndarray) -> float:
-    return float(np.linalg.norm(vector))

@@ -53,24 +53,21 @@ def read_index_file(file: str | os.PathLike[str], sizes: Sequence[int | None] | 
     """
     path = Path(file)
     content = read_json_object(path)
-    rows = []
-    letters: list[str] = []
+    rows: list[list[tuple[str, int]]] = []
     for key, tokens in content.items():
-        found = _tokens(path, key, tokens)
-        letters = letters or [letter for letter, _ in found]
-        if len(found) != len(letters):
+        rows.append(_tokens(path, key, tokens))
+        if len(rows[-1]) != len(rows[0]):
             raise CodesError(
-                f"{path}: item {key!r} has {len(found)} codes, the first item has {len(letters)}; expected "
-                "identifiers of one length"
+                f"{path}: item {key!r} has {len(rows[-1])} codes, the first item has {len(rows[0])}; "
+                "expected identifiers of one length"
             )
-        for level, (letter, _) in enumerate(found):
-            if letter != letters[level]:
+        for level, ((letter, _), (of_first, _)) in enumerate(zip(rows[-1], rows[0], strict=True)):
+            if letter != of_first:
                 raise CodesError(
                     f"{path}: item {key!r} has {tokens[level]!r} at level {level + 1}; the first item has "
                     f"{content[next(iter(content))][level]!r} there"
                 )
-        rows.append([code for _, code in found])
-    codes = np.array(rows, dtype=np.int64)
+    codes = np.array([[code for _, code in row] for row in rows], dtype=np.int64)
     name = _INDEX.sub("", path.name.removesuffix(".json"), count=1)
     return IndexFile(name, tuple(content), ItemCodes(codes, sizes_of(codes) if sizes is None else sizes))
 
@@ -111,18 +108,14 @@ def _tokens(file: Path, key: str, tokens: Any) -> list[tuple[str, int]]:
     """Return the letters around the number, and the number, of each token."""
     if not isinstance(tokens, list) or not tokens:
         raise CodesError(f'{file}: item {key!r} has {tokens!r}; expected tokens such as ["<a_12>", "<b_3>"]')
-    found = []
+    found: list[tuple[str, int]] = []
     for level, token in enumerate(tokens):
         parts = _TOKEN.fullmatch(token) if isinstance(token, str) else None
-        if parts is None or (not parts[1] and parts[3]) or bool(parts[1]) != bool(_letters(tokens[0])):
+        # Letters before the number at all levels, or plain numbers at all levels.
+        if parts is None or (not parts[1] and parts[3]) or (found and bool(parts[1]) != bool(found[0][0])):
             raise CodesError(
                 f"{file}: item {key!r} has {token!r} at level {level + 1}; expected a token such as <a_12>, "
                 "or whole numbers at all levels"
             )
         found.append((parts[1] + parts[3], int(parts[2])))
     return found
-
-
-def _letters(token: Any) -> str:
-    parts = _TOKEN.fullmatch(token) if isinstance(token, str) else None
-    return parts[1] if parts else ""

@@ -6,7 +6,7 @@ Shapes: N items, L levels; `sizes[l]` codes are possible at level l.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +16,7 @@ import numpy.typing as npt
 import polars as pl
 
 from genrec_lab.codes.conflicts import Conflicts, IdentifierConfig, reassign
-from genrec_lab.codes.grouping import CodesError, IntArray, members_of_groups, row_ids
+from genrec_lab.codes.grouping import CodesError, IntArray, members_of_groups, row_ids, shared_ids
 from genrec_lab.codes.last_level import CodebooksLike
 from genrec_lab.data.whole_files import HeadedTable
 from genrec_lab.registry import did_you_mean
@@ -143,7 +143,7 @@ class ItemCodes:
         """Return the codes of these items, in this order; sizes and vocabulary do not change."""
         chosen = np.asarray(items, dtype=np.int64)
         domains = None if self.domains is None else self.domains[chosen]
-        return ItemCodes(self.codes[chosen], self.sizes, domains, self.shared_levels, self.unknown_levels)
+        return replace(self, codes=self.codes[chosen], domains=domains)
 
     def with_separate_vocabularies(self) -> ItemCodes:
         """Give each domain its own block of codes at every level: domain t's code c becomes t * size + c.
@@ -154,8 +154,7 @@ class ItemCodes:
         """
         widths = np.array(self.sizes, dtype=np.int64)
         shifted = self.codes + self.domain_index[:, None] * widths[None, :]
-        sizes = tuple(len(self.domain_names) * size for size in self.sizes)
-        return ItemCodes(shifted, sizes, self.domains, self.shared_levels, self.unknown_levels)
+        return replace(self, codes=shifted, sizes=tuple(widths * len(self.domain_names)))
 
     # --- uniqueness
 
@@ -166,8 +165,7 @@ class ItemCodes:
 
     def groups(self) -> list[IntArray]:
         """Return the items of each ambiguous identifier: ascending arrays of items of one domain."""
-        sizes = np.bincount(self.identifier_ids)
-        return members_of_groups(self.identifier_ids, sizes > 1)
+        return members_of_groups(self.identifier_ids, shared_ids(self.identifier_ids))
 
     def collision_rate(self) -> float:
         """Return the share of items whose whole identifier another item of the same domain shares."""
@@ -222,16 +220,12 @@ class ItemCodes:
         Only "nearest_free", "sinkhorn" and "optimal" need residuals and codebooks. seed: used only if a
         prefix has more items than last codes. Raises CodesError.
         """
-        if isinstance(policy, IdentifierConfig):
-            config = policy
-        else:
-            config = IdentifierConfig.model_construct(policy=policy)  # checked by `reassign`
-        given = Conflicts(
-            self.codes, self.sizes, self.domain_index, self.domain_names, config, residuals, codebooks, seed
-        )
-        made = reassign(given)
+        # `reassign` checks the name.
+        config = IdentifierConfig.model_construct(policy=policy) if isinstance(policy, str) else policy
+        items = (self.codes, self.sizes, self.domain_index, self.domain_names)
+        made = reassign(Conflicts(*items, config, residuals, codebooks, seed))
         try:
-            codes = ItemCodes(made.codes, made.sizes, self.domains, self.shared_levels, self.unknown_levels)
+            codes = replace(self, codes=made.codes, sizes=made.sizes)
         except CodesError as error:
             raise CodesError(f"policy {config.policy!r}: {error}") from error
         return Resolution(codes, config.policy, made.moved, made.cost, made.displaced, made.unsolved)
@@ -243,15 +237,12 @@ class ItemCodes:
         """The token id of code 0 of each level; code c of level l is the token `offsets[l] + c`."""
         offsets: list[int] = []
         next_token = _FIRST_CODE_TOKEN
-        shared_offset: int | None = None
         for level, size in enumerate(self.sizes):
-            if level in self.shared_levels and shared_offset is not None:
-                offsets.append(shared_offset)
-                continue
-            offsets.append(next_token)
-            if level in self.shared_levels:
-                shared_offset = next_token
-            next_token += size
+            if level in self.shared_levels[1:]:
+                offsets.append(offsets[self.shared_levels[0]])
+            else:
+                offsets.append(next_token)
+                next_token += size
         return tuple(offsets)
 
     @property

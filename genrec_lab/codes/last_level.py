@@ -92,29 +92,24 @@ class LastLevel:
     def of(cls, conflicts: Conflicts) -> LastLevel:
         """Check and select the last level; raises CodesError for missing or mismatched inputs."""
         residuals, codebooks, size = conflicts.residuals, conflicts.codebooks, conflicts.sizes[-1]
-        domain_names = conflicts.domain_names
-        missing = [
-            name
-            for name, value in (("residuals (N, d)", residuals), ("codebooks (K, d)", codebooks))
-            if value is None
-        ]
+        names = conflicts.domain_names
         if residuals is None or codebooks is None:
+            missing = ["residuals (N, d)"] * (residuals is None) + ["codebooks (K, d)"] * (codebooks is None)
             raise CodesError(
                 f"policy {conflicts.config.policy!r} moves items by distance and needs "
                 f"{' and '.join(missing)} of the last level; pass both to resolve(), or use policy "
                 "'extra_level', which needs neither"
             )
         last_residuals = _last_residuals(residuals, len(conflicts.codes))
+        given = [(codebooks, "codebooks")] * len(names)
         if isinstance(codebooks, Mapping):
-            absent = [name for name in domain_names if name not in codebooks]
+            absent = [name for name in names if name not in codebooks]
             if absent:
                 raise CodesError(
                     f"codebooks: no entry for domains {absent}; given are {list(codebooks)}, "
-                    f"needed {list(domain_names)}"
+                    f"needed {list(names)}"
                 )
-            given = [(codebooks[name], f"codebooks[{name!r}]") for name in domain_names]
-        else:
-            given = [(codebooks, "codebooks")] * len(domain_names)
+            given = [(codebooks[name], f"codebooks[{name!r}]") for name in names]
         prefixed = [book for book, _ in given if isinstance(book, PrefixCodewords)]
         book_of: Callable[[int], FloatArray]
         if prefixed:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -76,14 +76,6 @@ class Faults:
         else:
             self.problems.append(f"{origin}: {problem}")
         return table.filter(~bad)
-
-    @contextmanager
-    def noted(self) -> Iterator[None]:
-        """Catch and keep a DataError of the block."""
-        try:
-            yield
-        except DataError as error:
-            self.problems.append(str(error))
 
     def settle(self) -> None:
         """Raise a DataError with all kept problems, if any."""
@@ -333,39 +325,29 @@ def _paths_by_template(template: str, items: pl.DataFrame) -> pl.Series:
     return values.select(path=pl.when(complete).then(pl.concat_str(pieces)).otherwise(pl.lit("")))["path"]
 
 
-def _names_in(folder: Path) -> dict[str, bool]:
-    """Return the file names of a folder or packed file, and whether each is a link."""
+def _names_in(folder: Path) -> frozenset[str]:
+    """Return the names of the files in a folder or packed file."""
     if folder.suffix == PACK_SUFFIX and folder.is_file():
-        return dict.fromkeys(packed_names(folder), False)
-    return {entry.name: entry.is_symlink() for entry in os.scandir(folder)} if folder.is_dir() else {}
+        return frozenset(packed_names(folder))
+    return frozenset(os.listdir(folder)) if folder.is_dir() else frozenset()
 
 
 def _only_present(paths: list[str | None], root: Path | None) -> list[str | None]:
     """Return the paths, with None for missing files; each folder is listed only once.
 
-    Raises DataError for a file that is not below `root` after resolving links.
+    Raises DataError for a path that leads out of `root`, also by links.
     """
-    listings: dict[str, dict[str, bool]] = {}
-    kept: list[str | None] = []
     top = None if root is None else os.path.realpath(root)
+    listed, kept = cache(_names_in), list[str | None]()
     for path in paths:
-        if path is None:
-            kept.append(None)
-            continue
-        folder, name = os.path.split(path)
-        if folder not in listings:
-            listings[folder] = _names_in(Path(folder))
-            if top is not None and listings[folder]:
-                _require_below(os.path.realpath(folder), top, path)
-        if top is not None and listings[folder].get(name):
-            _require_below(os.path.realpath(path), top, path)
-        kept.append(path if name in listings[folder] else None)
+        folder, name = os.path.split(path or "")
+        names = listed(Path(folder)) if path else frozenset[str]()
+        if path and top is not None and names:
+            leads_to = os.path.realpath(path)
+            if os.path.commonpath([leads_to, top]) != top:
+                raise DataError(
+                    f"images: {path} leads to {leads_to}, outside {top}; move the pictures there, or write "
+                    'images as a template that begins with their folder, such as "/pictures/{key}.jpg"'
+                )
+        kept.append(path if name in names else None)
     return kept
-
-
-def _require_below(file: str, top: str, path: str) -> None:
-    if os.path.commonpath([file, top]) != top:
-        raise DataError(
-            f"images: {path} leads to {file}, outside {top}; move the pictures there, or write images as "
-            'a template that begins with their folder, such as "/pictures/{key}.jpg"'
-        )

@@ -210,19 +210,18 @@ class StretchBatches:
     ) -> None:
         """Cut the training sequences; raises ValueError if none has two items."""
         self.batch_size, self.per_user = batch_size, per_user
-        owned = [
-            (owner, stretch)
+        cut = [
+            (owner, items, first)
             for owner, sequence in enumerate(sequences)
-            for stretch in _stretches(sequence, max_history)
+            for items, first in _stretches(sequence, max_history)
         ]
-        if not owned:
+        if not cut:
             raise ValueError("no training sequence has two items: there is nothing to learn from")
-        cut = [stretch for _, stretch in owned]
-        self.owners = np.array([owner for owner, _ in owned])
-        self.lengths = np.array([len(items) for items, _ in cut])
-        self.firsts = np.array([first for _, first in cut])
+        owners, stretches, firsts = zip(*cut, strict=True)
+        self.owners, self.firsts = np.array(owners), np.array(firsts)
+        self.lengths = np.array([len(items) for items in stretches])
         self.items = np.full((len(cut), self.lengths.max()), NO_ITEM, dtype=np.int64)
-        for row, (items, _) in zip(self.items, cut, strict=True):
+        for row, items in zip(self.items, stretches, strict=True):
             row[: len(items)] = items
 
     def __len__(self) -> int:

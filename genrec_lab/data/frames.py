@@ -17,7 +17,7 @@ from genrec_lab.data.assembly import TEXT_COLUMNS, Faults, ReadingRules, assembl
 from genrec_lab.data.dataset import Dataset
 from genrec_lab.data.item_text import DEFAULT_TEMPLATE, as_text, listed_text, parse_template, without_entities
 from genrec_lab.data.paths import existing_file
-from genrec_lab.data.rules import ITEM_TYPES, DataError, count_repair, nearest, require_one_of
+from genrec_lab.data.rules import ITEM_TYPES, DataError, count_repair, nearest, noted, require_one_of
 from genrec_lab.data.sources import one_domain
 
 Table = str | os.PathLike[str] | pl.DataFrame | pl.LazyFrame
@@ -75,12 +75,12 @@ def read_frames(
     items_origin = str(items_file or ("interactions" if items is None else "items"))
     faults, repairs = Faults(on_error == "drop"), dict[str, int]()
     raw, raw_items = pl.DataFrame(), pl.DataFrame()
-    with faults.noted():
+    with noted(faults.problems):
         table = _table(interactions, interactions_file, separator, encoding, faults)
         raw = raw_interactions_of(table, mapping, origin, time_format, faults, rated=min_rating is not None)
         raw = _filtered(raw, min_rating, duplicates, repairs)
     if items is not None:
-        with faults.noted(), reading(items_origin):
+        with noted(faults.problems), reading(items_origin):
             items_table = _table(items, items_file, separator, encoding, faults).collect()
             items_table = items_table if items_file is None else _typed(items_table)
             raw_items = raw_items_of(items_table, mapping, items_origin, repairs)
@@ -125,7 +125,7 @@ def raw_interactions_of(
     `timestamp` is missing if the mapping says None; `rating` is included on request. Raises DataError for
     missing columns; rows with an unreadable time or rating are noted in `faults`, or else raise DataError.
     """
-    noted = faults or Faults()
+    kept = faults or Faults()
     with reading(origin):
         known = table.collect_schema().names()
     hints = {"user": "", "item": "", "rating": ""}
@@ -133,14 +133,13 @@ def raw_interactions_of(
         hints["timestamp"] = ', or say that rows are in time order with columns={"timestamp": None}'
     wanted, lacking = dict[str, str](), Faults()
     for role in hints if rated else [role for role in hints if role != "rating"]:
-        with lacking.noted():
+        with noted(lacking.problems):
             wanted[role] = _column(known, columns, role, origin, hints[role])
     lacking.settle()
+    numbered = [name for name in known if name == "row"]
     with reading(origin):
-        read = table.select(
-            *dict.fromkeys([*wanted.values(), *(["row"] if "row" in known else [])])
-        ).collect()
-    found = {"row": read["row"] if "row" in known else pl.int_range(1, read.height + 1, eager=True)}
+        read = table.select(*dict.fromkeys([*wanted.values(), *numbered])).collect()
+    found = {"row": read["row"] if numbered else pl.int_range(1, read.height + 1, eager=True)}
     for role in ("user", "item"):
         text = as_text(read[wanted[role]])
         found[role] = text.set(text.is_in(_NOTHING), "")
@@ -150,24 +149,21 @@ def raw_interactions_of(
     if rated:
         found["rating"] = read[wanted["rating"]].cast(pl.Float64, strict=False).fill_nan(None)
         bad["rating"] = found["rating"].is_null()
-    frame, kept = pl.DataFrame(found), list(found)
     mends = {
         "timestamp": "which is not a time; write numbers or dates such as 2024-05-17 12:30:00, in the same "
         "form in all rows, or give time_format",
         "rating": "which is not a number; correct it or remove the row",
     }
-    for role, rows in bad.items():
-        shown = read[wanted[role]].cast(pl.String)
-        frame = frame.with_columns(rows.alias("bad " + role), shown.alias("shown " + role))
-    for role in bad:
-        wrong = frame.filter(pl.col("bad " + role))
-        if wrong.height:
-            shown, number = wrong["shown " + role][0], wrong["row"][0]
+    frame = pl.DataFrame(found).with_row_index("place")
+    for role, unreadable in bad.items():
+        rows = unreadable.gather(frame["place"])
+        for first in frame["place"].filter(rows)[:1]:
+            shown, number = read[wanted[role]].cast(pl.String)[first], found["row"][first]
             problem = f"column {wanted[role]!r} has {shown!r} in row {number}, {mends[role]}"
-            frame = noted.without(frame, frame["bad " + role], f"unreadable {role}", origin, problem)
+            frame = kept.without(frame, rows, f"unreadable {role}", origin, problem)
     if faults is None:
-        noted.settle()
-    return frame.select(kept)
+        kept.settle()
+    return frame.drop("place")
 
 
 def _filtered(
@@ -181,13 +177,10 @@ def _filtered(
         if not kept.height and frame.height:
             raise DataError(f"min_rating is {min_rating}, and no rating is that high; lower it")
     if duplicates != "keep":
-        before, in_time = (
-            kept.height,
-            kept.sort("timestamp", maintain_order=True) if "timestamp" in kept.columns else kept,
-        )
+        in_time = kept.sort("timestamp", maintain_order=True) if "timestamp" in kept.columns else kept
         once = in_time.unique(["user", "item"], keep="first" if duplicates == "first" else "last")
+        count_repair(repairs, "repeated_interactions_removed", kept.height - once.height)
         kept = once.sort("row")
-        count_repair(repairs, "repeated_interactions_removed", before - kept.height)
     return kept.drop("rating", strict=False)
 
 
@@ -217,10 +210,10 @@ def raw_items_of(
             roles[role] = _names_of_flags(table, source, role, origin)
             used.update(source)
     taken = {*ITEM_TYPES, *roles}
-    others = {name: f"source_{name}" if name in taken else name for name in table.columns if name not in used}
-    attributes = [table[name].rename(kept) for name, kept in others.items()]
-    attributes = [without_entities(one, repairs) if one.dtype == pl.String else one for one in attributes]
-    return pl.DataFrame([values.rename(role) for role, values in roles.items()]).hstack(attributes)
+    for values in (one for one in table if one.name not in used):
+        name = f"source_{values.name}" if values.name in taken else values.name
+        roles[name] = without_entities(values, repairs) if values.dtype == pl.String else values
+    return pl.DataFrame([values.rename(name) for name, values in roles.items()])
 
 
 def checked_mapping(columns: ColumnMapping) -> ColumnMapping:
@@ -284,22 +277,22 @@ def read_csv(
     Rows with more fields than the header are noted in `faults`. Raises DataError for other files.
     """
     source: Path | io.BytesIO = file
-    try:
-        if encoding.lower().replace("-", "") != "utf8":
-            raw = file.read_bytes()
-            raw = gzip.decompress(raw) if file.name.endswith(".gz") else raw
-            source = io.BytesIO(raw.decode(encoding).encode())
-        table = pl.read_csv(source, separator=separator, infer_schema=False)
-    except (LookupError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{file}: encoding is {encoding!r}: {error}; give another, such as 'latin-1'"
-        ) from error
-    except pl.exceptions.ComputeError as error:
-        if "utf-8" in str(error).lower() or "utf8" in str(error).lower():
-            raise DataError(f"{file}: cannot be read as UTF-8; give encoding, such as 'latin-1'") from error
-        table = _even_rows(file, separator, encoding, faults or Faults(), error)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{file}: cannot be read: {error}; correct it, or fetch or write it again") from error
+    with reading(file):
+        try:
+            if encoding.lower().replace("-", "") != "utf8":
+                raw = file.read_bytes()
+                raw = gzip.decompress(raw) if file.name.endswith(".gz") else raw
+                source = io.BytesIO(raw.decode(encoding).encode())
+            table = pl.read_csv(source, separator=separator, infer_schema=False)
+        except (LookupError, UnicodeDecodeError) as error:
+            raise DataError(
+                f"{file}: encoding is {encoding!r}: {error}; give another, such as 'latin-1'"
+            ) from error
+        except pl.exceptions.ComputeError as error:
+            if "utf8" in str(error).lower().replace("-", ""):
+                known = "cannot be read as UTF-8; give encoding, such as 'latin-1'"
+                raise DataError(f"{file}: {known}") from error
+            table = _even_rows(file, separator, encoding, faults or Faults(), error)
     header = table.columns[0]
     if "\x00" in header or "\ufffd" in header:
         raise DataError(f"{file}: cannot be read as {encoding.upper()}; give encoding, such as 'utf-16'")
@@ -317,20 +310,20 @@ def _even_rows(file: Path, separator: str, encoding: str, faults: Faults, error:
     with opened(file, "rt", encoding=encoding, newline="") as text:
         header, *rows = csv.reader(text, delimiter=separator)
     widths = pl.Series([len(row) for row in rows], dtype=pl.Int64)
-    table = pl.DataFrame({"row": range(1, len(rows) + 1)})
-    if not (widths > len(header)).any():
-        raise DataError(f"{file}: cannot be read: {error}; correct it, or fetch or write it again") from error
     longer = widths > len(header)
+    if not longer.any():
+        raise error
     first = int(longer.arg_max() or 0)
     problem = (
         f"cannot be read: row {first + 1} has {widths[first]} fields, the header {len(header)} "
         f"({longer.sum()} such rows); put fields that hold {separator!r} into quotes"
     )
-    kept = faults.without(table, longer, "too many fields", file, problem)
-    cells = [[cell or None for cell in rows[row - 1]] for row in kept["row"]]
-    padded = [cells_ + [None] * (len(header) - len(cells_)) for cells_ in cells]
+    numbers = pl.DataFrame({"row": range(1, len(rows) + 1)})
+    kept = faults.without(numbers, longer, "too many fields", file, problem)["row"]
+    cells = [[cell or None for cell in rows[row - 1]] for row in kept]
+    padded = [row + [None] * (len(header) - len(row)) for row in cells]
     table = pl.DataFrame(padded, schema=dict.fromkeys(header, pl.String), orient="row")
-    return table if "row" in header else table.with_columns(kept["row"])
+    return table if "row" in header else table.with_columns(kept)
 
 
 def _typed(table: pl.DataFrame) -> pl.DataFrame:
@@ -434,12 +427,9 @@ def _names_of_flags(table: pl.DataFrame, names: Sequence[str], role: str, origin
             raise DataError(
                 f"{origin}: no column {name!r} for the role {role!r}{nearest(name, table.columns)}"
             )
-        values = table[name]
+        values = table[name].drop_nulls()
         flag = values.dtype.is_numeric() or values.dtype in (pl.Boolean, pl.String)
-        if (
-            not flag
-            or not values.drop_nulls().cast(pl.Float64, strict=False).is_in([0.0, 1.0]).fill_null(False).all()
-        ):
+        if not flag or not values.cast(pl.Float64, strict=False).is_in([0.0, 1.0]).fill_null(False).all():
             raise DataError(
                 f"{origin}: column {name!r} in the list for {role!r} holds values other than 0 and 1; a list "
                 "joins the names of flag columns, to join texts use text_template"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -235,24 +236,21 @@ def split_by_time(dataset: Dataset, valid_from: Any = None, test_from: Any = Non
             "use a source with times, or leave-one-out"
         )
     all_times = times.explode()
-    earliest, latest = all_times.to_frame("t").select(pl.min("t"), pl.max("t").alias("last")).row(0)
-    bounds: list[Any] = []
-    for name, given, share in (
-        ("valid_from", valid_from, _TRAIN_SHARE),
-        ("test_from", test_from, _VALID_SHARE),
-    ):
-        bounds.append(all_times.quantile(share, "higher") if given is None else _moment(name, given, latest))
+    earliest, latest = all_times.to_frame("t").select(first=pl.min("t"), last=pl.max("t")).row(0)
+    asked = (("valid_from", valid_from, _TRAIN_SHARE), ("test_from", test_from, _VALID_SHARE))
+    bounds: list[Any] = [
+        all_times.quantile(share, "higher") if given is None else _moment(name, given, latest)
+        for name, given, share in asked
+    ]
     if not bounds[0] < bounds[1]:
         raise DataError(
             f"split by time: valid_from {bounds[0]} is not before test_from {bounds[1]}; correct them"
         )
     before = [times.list.eval(pl.element() < bound).list.sum().cast(pl.Int64) for bound in bounds]
     parts = pl.DataFrame({"learnt": before[0], "validated": before[1]})
-    counts = (parts["learnt"].sum(), (parts["validated"] - parts["learnt"]).sum())
-    for part, number in zip(
-        ("training", "validation", "test"), (*counts, len(all_times) - sum(counts)), strict=True
-    ):
-        if not number:
+    ends = [0, parts["learnt"].sum(), parts["validated"].sum(), len(all_times)]
+    for part, (start, end) in zip(("training", "validation", "test"), pairwise(ends), strict=True):
+        if start == end:
             raise DataError(
                 f"split by time: no interaction is in the {part} part; times go from {earliest} to "
                 f"{latest}, valid_from is {bounds[0]}, test_from {bounds[1]}"
@@ -370,7 +368,4 @@ def every_prefix(sequences: pl.DataFrame, max_history: int) -> pl.DataFrame:
 
 def _numbered(ids: pl.Series) -> np.ndarray:
     """Return a number for each id, the same for equal ids, with few unused numbers."""
-    if ids.dtype == pl.Categorical:
-        return ids.to_physical().to_numpy()
-    known = pl.DataFrame({"id": ids.unique()}).with_row_index("number")
-    return ids.to_frame("id").join(known, on="id", how="left", maintain_order="left")["number"].to_numpy()
+    return (ids.to_physical() if ids.dtype == pl.Categorical else ids.rank("dense")).to_numpy()

@@ -51,7 +51,7 @@ def read_lcrec(
     interactions = _lcrec_interactions(inter_file, repairs)
     items = undescribed_items(interactions, repairs) if item_file is None else lcrec_items(item_file, repairs)
     rules = ReadingRules(text_template, k_core, keep_unseen_items, allow_missing_text)
-    files = {"origin": inter_file, "items_origin": item_file}
+    files: Any = {"origin": inter_file, "items_origin": item_file}
     return assemble(domain or name, interactions, in_number_order(items), rules, repairs=repairs, **files)
 
 
@@ -102,7 +102,7 @@ def read_recbole(
             if found:
                 defaults[role] = found[0]
         items = raw_items_of(table, {**defaults, **given}, str(item_file), repairs)
-    files = {"origin": inter_file, "items_origin": item_file}
+    files: Any = {"origin": inter_file, "items_origin": item_file}
     return assemble(domain or name, interactions, items, rules, repairs=repairs, **files)
 
 
@@ -244,6 +244,7 @@ GENRES_100K = (
 )  # fmt: skip
 
 RATING_FIELDS = ("user", "item", "rating", "timestamp")
+FILM_FIELDS_100K = ("item", "title", "release_date", "video_release_date", "address", *GENRES_100K)
 
 
 @finds(lambda options: _files(options["folder"]))
@@ -266,23 +267,26 @@ def read_movielens(
     line.
     """
     ratings_file, films_file = _files(folder)
+    flags: ColumnMapping = {}
     if ratings_file.name == "u.data":
-        ratings, films = _lines(ratings_file, "\t", RATING_FIELDS), _films_100k(films_file)
+        ratings = _lines(ratings_file, "\t", RATING_FIELDS)
+        films = _lines(films_file, "|", FILM_FIELDS_100K).drop("video_release_date", "address", "unknown")
+        films, flags = films.with_columns(pl.col(GENRES_100K[1:]) == "1"), {"categories": GENRES_100K[1:]}
     elif ratings_file.name == "ratings.dat":
         ratings = _lines(ratings_file, "::", RATING_FIELDS)
-        films = _without_bars(_lines(films_file, "::", ("item", "title", "categories")))
+        films = _lines(films_file, "::", ("item", "title", "categories"))
     else:
         names = {"userId": "user", "movieId": "item", "genres": "categories"}
         ratings, films = (
             read_csv(file, encoding=_encoding(file)).rename(names, strict=False)
             for file in (ratings_file, films_file)
         )
-        films = _without_bars(films)
+    films = films.with_columns(pl.col("^categories$").replace("(no genres listed)", ""))
     repairs: dict[str, int] = {}
     return assemble(
         domain or "Movies",
         raw_interactions_of(ratings.lazy(), {}, str(ratings_file)),
-        raw_items_of(films, {}, str(films_file), repairs),
+        raw_items_of(films, flags, str(films_file), repairs),
         ReadingRules(text_template, k_core, keep_unseen_items),
         origin=ratings_file,
         items_origin=films_file,
@@ -295,11 +299,8 @@ def read_movielens(
 def _files(folder: str | os.PathLike[str]) -> tuple[Path, Path]:
     """Return the files of ratings and of films in a GroupLens folder."""
     source = existing_folder(folder, "folder")
-    for ratings, films in (
-        ("u.data", "u.item"),
-        ("ratings.dat", "movies.dat"),
-        ("ratings.csv", "movies.csv"),
-    ):
+    pairs = (("u.data", "u.item"), ("ratings.dat", "movies.dat"), ("ratings.csv", "movies.csv"))
+    for ratings, films in pairs:
         if (source / ratings).exists():
             return source / ratings, existing_file(source / films, "folder")
     raise DataError(
@@ -325,14 +326,6 @@ def _lines(file: Path, separator: str, names: tuple[str, ...]) -> pl.DataFrame:
     return parts.select(pl.col("parts").list.get(place).alias(name) for place, name in enumerate(names))
 
 
-def _films_100k(file: Path) -> pl.DataFrame:
-    columns = ("item", "title", "release_date", "video_release_date", "address", *GENRES_100K)
-    films = _lines(file, "|", columns)
-    flags = [pl.when(pl.col(name) == "1").then(pl.lit(name)) for name in GENRES_100K if name != "unknown"]
-    genres = pl.concat_list(flags).list.drop_nulls().list.join(", ")
-    return films.select("item", "title", "release_date", categories=genres)
-
-
 def _encoding(file: Path) -> str:
     """Return the encoding of GroupLens' files: the oldest are latin-1, later and re-saved ones UTF-8."""
     try:
@@ -340,10 +333,3 @@ def _encoding(file: Path) -> str:
     except UnicodeDecodeError:
         return "latin-1"
     return "utf-8"
-
-
-def _without_bars(films: pl.DataFrame) -> pl.DataFrame:
-    if "categories" not in films.columns:
-        return films
-    genres = pl.col("categories").replace("(no genres listed)", "").str.replace_all("|", ", ", literal=True)
-    return films.with_columns(categories=genres)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,15 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """Return the end of an error message about an unknown word: the nearest known one, then all."""
     names = [str(name) for name in known]
     return f"{did_you_mean(word, names)}; known: {', '.join(names) or 'none'}"
+
+
+@contextmanager
+def noted(problems: list[str]) -> Iterator[None]:
+    """Catch a DataError of the block, and add its sentence to the problems."""
+    try:
+        yield
+    except DataError as error:
+        problems.append(str(error))
 
 
 def require_one_of(option: str, value: object, known: tuple[str, ...]) -> None:
@@ -199,8 +209,9 @@ def _check_ids(table: pl.DataFrame, what: str, id_column: str) -> None:
     if ids.n_unique() < table.height:
         twice = ids.filter(ids.is_duplicated())[0]
         raise DataError(f"{what}: {id_column} {twice} appears more than once; every row needs its own id")
-    if not (ids == pl.int_range(table.height, eager=True)).all():
-        row = int((ids != pl.int_range(table.height, eager=True)).arg_max() or 0)
+    misplaced = ids != pl.int_range(table.height, eager=True)
+    if misplaced.any():
+        row = int(misplaced.arg_max() or 0)
         raise DataError(
             f"{what}: {id_column} ids must be 0..{table.height - 1} in order, row {row} has {ids[row]}; "
             "number the rows and keep the source's own ids in `key`"

@@ -13,7 +13,7 @@ import polars as pl
 
 from genrec_lab.data.dataset import Dataset
 from genrec_lab.data.preparation import CHOICES, choice_problems, with_choices
-from genrec_lab.data.rules import DataError, nearest
+from genrec_lab.data.rules import DataError, nearest, noted
 from genrec_lab.registry import Registry, RegistryError
 
 Source = Callable[..., Dataset]
@@ -146,22 +146,29 @@ def parts_of(dataset: Mapping[str, Any], problems: list[str]) -> list[Part]:
     """
     name = dataset["name"]
     options = {key: value for key, value in dataset.items() if key not in ("name", *CHOICES)}
-    whole = _part("dataset", name, options, problems)
-    if whole is None:
-        return []
-    if "domains" not in options or "domains" in whole.takes:
-        _note_options(whole, problems)
-        return [whole]
-    domains = options.pop("domains")
-    if not isinstance(domains, Mapping) or not domains:
-        problems.append(
-            f"dataset.domains is {domains!r}; expected at least one domain, such as {{Books: folder}}"
-        )
-        return []
-    own = [_own_part(name, domain, value, problems) for domain, value in domains.items()]
-    parts = [part for part in own if part is not None]
+    with noted(problems):
+        whole = _part("dataset", name, options)
+        if "domains" not in options or "domains" in whole.takes:
+            _note_options(whole, problems)
+            return [whole]
+        domains = options.pop("domains")
+        if not isinstance(domains, Mapping) or not domains:
+            raise DataError(
+                f"dataset.domains is {domains!r}; expected at least one domain, such as {{Books: folder}}"
+            )
+        return _parts_of_domains(name, domains, options, problems)
+    return []
+
+
+def _parts_of_domains(
+    name: object, domains: Mapping[Any, Any], options: dict[str, Any], problems: list[str]
+) -> list[Part]:
+    parts = list[Part]()
+    for domain, value in domains.items():
+        with noted(problems):
+            parts.append(_own_part(name, domain, value))
     known = set().union(*(part.sharable for part in parts))
-    for option in options if len(parts) == len(own) else ():
+    for option in options if len(parts) == len(domains) else ():
         if option not in known:
             problems.append(
                 f"dataset.{option} is not an option of these domains{nearest(option, sorted(known))}"
@@ -173,51 +180,41 @@ def parts_of(dataset: Mapping[str, Any], problems: list[str]) -> list[Part]:
     return parts
 
 
-def _part(where: str, name: object, options: dict[str, Any], problems: list[str]) -> Part | None:
+def _part(where: str, name: object, options: dict[str, Any]) -> Part:
     try:
         return Part(where, str(name), SOURCES.find(str(name)), options)
     except RegistryError as error:
-        if ":" in str(name):
-            problems.append(f"{where}.name: {error}")
-        else:
-            known = nearest(str(name), datasets())
-            problems.append(f"{where}.name is {name!r}{known}, or package.module:function")
-    return None
+        known = f"{where}.name is {name!r}{nearest(str(name), datasets())}, or package.module:function"
+        raise DataError(f"{where}.name: {error}" if ":" in str(name) else known) from error
 
 
-def _own_part(name: object, domain: object, value: object, problems: list[str]) -> Part | None:
+def _own_part(name: object, domain: object, value: object) -> Part:
     """Return one of several domains, with the options of its value."""
     where = f"dataset.domains.{domain}"
     if not isinstance(domain, str) or not domain:
-        problems.append(
+        raise DataError(
             f"dataset.domains: {domain!r} is not a name for a domain; give text that is not empty"
         )
-        return None
     given = {"folder": value} if isinstance(value, str | os.PathLike) else value
     if not isinstance(given, Mapping):
-        problems.append(f"{where} is {value!r}; expected a folder or a mapping of options")
-        return None
+        raise DataError(f"{where} is {value!r}; expected a folder or a mapping of options")
     own = {option: one for option, one in given.items() if option != "name"}
-    part = _part(where, given.get("name", name), {**own, "domain": domain}, problems)
-    if part is None:
-        return None
+    part = _part(where, given.get("name", name), {**own, "domain": domain})
     if "domain" in own:
-        problems.append(
+        raise DataError(
             f"{where}.domain is {own['domain']!r}, but the domain's name is already its key; leave `domain` "
             "out"
         )
-    elif "domain" not in part.takes:
-        problems.append(
+    if "domain" not in part.takes:
+        raise DataError(
             f"{where}: {part.name} makes its domains itself (it has no option `domain`); load it alone"
         )
-    elif given is not value and "folder" not in part.takes:
-        problems.append(
+    if given is not value and "folder" not in part.takes:
+        raise DataError(
             f"{where} is {value!r}, but {part.name} takes no folder; give a mapping of its options "
             f"{', '.join(part.takes)}"
         )
-    else:
-        return part
-    return None
+    return part
 
 
 def _note_options(part: Part, problems: list[str]) -> None:

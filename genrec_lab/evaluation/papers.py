@@ -21,10 +21,9 @@ _KEYS = ("name", "users", "metric", "k")
 
 
 @cache
-def paper_results() -> pl.DataFrame:
+def paper_results(name: str = "paper_results.csv") -> pl.DataFrame:
     """Return the papers' results: frame `paper, table, domain, users, row, metric, k, value`."""
-    source = files("genrec_lab.evaluation").joinpath("paper_results.csv")
-    return pl.read_csv(source.read_bytes())
+    return pl.read_csv(files("genrec_lab.evaluation").joinpath(name).read_bytes())
 
 
 @cache
@@ -34,10 +33,8 @@ def paper_ablations() -> pl.DataFrame:
     Frame `paper, table, domain, row, metric, k, value, change`: the change in percent relative to the full
     method, negative if removing the part hurts.
     """
-    source = files("genrec_lab.evaluation").joinpath("paper_ablations.csv")
-    printed = pl.read_csv(source.read_bytes())
     whole = pl.col("value").first().over("paper", "domain", "metric", "k")  # the first of each group
-    return printed.with_columns(change=100 * (pl.col("value") / whole - 1))
+    return paper_results("paper_ablations.csv").with_columns(change=100 * (pl.col("value") / whole - 1))
 
 
 def beside_papers(metrics: pl.DataFrame) -> pl.DataFrame:

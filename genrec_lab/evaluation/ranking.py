@@ -199,8 +199,7 @@ def metrics_table(
     >>> table.select("domain", "value", "users").rows()
     [('Garden', 1.0, 2), ('Studio', 0.0, 1), ('average', 0.6666666666666666, 3)]
     """
-    ranks, width = _ranks(ranked, targets)
-    _require_k(ks, width)
+    ranks = _ranks(ranked, targets, ks)
     names = np.array([str(domain) for domain in domains])
     if len(names) != len(ranks):
         raise RankingError(f"domains: {len(names)} values for {len(ranks)} users, expected one per user")
@@ -255,15 +254,20 @@ def _expected(ranking: SharedRanking, metric: str, target: npt.ArrayLike, k: int
 
 def _gains(ranked: Any, target: npt.ArrayLike, k: int, metric: str) -> FloatArray:
     """Return each user's gain at the target's rank (from 0) if it is among the first k, else 0."""
-    ranks, width = _ranks(ranked, target)
-    _require_k((k,), width)
+    ranks = _ranks(ranked, target, (k,))
     found = (ranks >= 0) & (ranks < k)
     return np.where(found, _GAINS[metric](np.maximum(ranks, 0)), 0).astype(np.float64)
 
 
-def _ranks(ranked: Any, target: npt.ArrayLike) -> tuple[IntArray, int]:
-    """Return each target's rank from 0, -1 if it is not ranked, and the number of ranked items."""
+def _ranks(ranked: Any, target: npt.ArrayLike, ks: Sequence[int]) -> IntArray:
+    """Return each target's rank from 0, -1 if it is not ranked; raises RankingError for an impossible k."""
     items = _checked_items(ranked)
+    for k in ks:
+        if not 1 <= k <= items.shape[1]:
+            raise RankingError(
+                f"k: {k}, expected 1 to {items.shape[1]}, the number of ranked items per user; rank more "
+                "items"
+            )
     targets = np.asarray(target)
     if targets.shape != (len(items),) or targets.dtype.kind not in "iu":
         raise RankingError(
@@ -274,7 +278,7 @@ def _ranks(ranked: Any, target: npt.ArrayLike) -> tuple[IntArray, int]:
             f"target: {targets.min()} of user {int(targets.argmin())}, expected an item index of at least 0"
         )
     hits = items == targets[:, None]
-    return np.where(hits.any(axis=1), hits.argmax(axis=1), -1), items.shape[1]
+    return np.where(hits.any(axis=1), hits.argmax(axis=1), -1)
 
 
 def _checked_items(ranked: Any) -> IntArray:
@@ -304,11 +308,3 @@ def _checked_items(ranked: Any) -> IntArray:
             f"({int(repeated.sum())} such rows); rank each item once"
         )
     return items
-
-
-def _require_k(ks: Sequence[int], width: int) -> None:
-    for k in ks:
-        if not 1 <= k <= width:
-            raise RankingError(
-                f"k: {k}, expected 1 to {width}, the number of ranked items per user; rank more items"
-            )

@@ -161,14 +161,10 @@ def _config_of_kind(key: str, kind: Any, kinds: Registry[Any]) -> type[BaseModel
         raise PresetError(f"overrides: {key} is {kind!r}: {error}") from error
 
 
-def with_tuples(content: dict[str, Any]) -> dict[str, Any]:
+def with_tuples(value: Any) -> Any:
     """Convert JSON and YAML lists to tuples."""
-    return {key: _tuples(value) for key, value in content.items()}
-
-
-def _tuples(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _tuples(part) for key, part in value.items()}
+        return {key: with_tuples(part) for key, part in value.items()}
     return tuple(value) if isinstance(value, list) else value
 
 

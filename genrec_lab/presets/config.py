@@ -37,7 +37,8 @@ from genrec_lab.training import TrainingConfig
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
 # YAML and JSON have only lists.
 _LISTED = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
-_Numbers, _Names = Annotated[tuple[int, ...], _LISTED], Annotated[tuple[str, ...], _LISTED]
+_Numbers = Annotated[tuple[int, ...], _LISTED]
+_Names = Annotated[tuple[str, ...], _LISTED]
 _MOST_RANKED = 1_000
 _Component = SerializeAsAny[ComponentConfig]
 _Recommender = Annotated[_Component, PlainValidator(partial(component_config, RECOMMENDERS))]

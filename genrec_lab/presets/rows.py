@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from genrec_lab.codes import IdentifierConfig
@@ -228,82 +229,44 @@ class Variant:
         return changed(_with(config, changes), name=self.name, compare=())
 
 
+_of_tree = partial(Variant, tokenizer=TreeTokenizerConfig)
 # In the order of the papers' tables.
 _VARIANTS = (
-    Variant(
-        "gmc_separate_codebooks",
-        "GMC Table 4 (1), w/o sharable codebook: one tokenizer and one recommender per domain, no transfer.",
-        {"codebooks": "separate", "recommenders": "separate", "adaptation.kind": "none"},
-    ),
-    Variant(
-        "gmc_separate_recommenders",
-        "GMC Table 4 (2), w/o unified recommender: shared identifiers, one recommender per domain.",
-        {"recommenders": "separate", "adaptation.kind": "none"},
-    ),
-    Variant(
-        "gmc_without_dcl",
-        "GMC Table 4 (3), w/o L_dcl: the tokenizer does not know the domains.",
-        {"tokenizer.contrastive_weight": 0.0},
-        RQVAEConfig,
-    ),
-    Variant(
-        "gmc_without_lora",
-        "GMC Table 4 (4), w/o lora finetuning: the unified recommender without adaptation.",
-        {"adaptation.kind": "none"},
-    ),
-    Variant(
-        "gmc_full_finetuning",
-        "GMC Table 4 (5), finetune all parameters of the unified recommender for each domain.",
-        {"adaptation.kind": "full"},
-    ),
-    Variant(
-        "utgrec_without_tree",
-        "UTGRec Table 3 (1), w/o TreeCode: a plain codebook for each level.",
-        {"tokenizer.quantizer.structure": "levels"},
-        TreeTokenizerConfig,
-    ),
-    Variant(
-        "utgrec_without_alignment",
-        "UTGRec Table 3 (2), w/o L_Ali.",
-        {"tokenizer.mu": 0.0},
-        TreeTokenizerConfig,
-    ),
-    Variant(
-        "utgrec_without_cooccurrence_reconstruction",
-        "UTGRec Table 3 (3), w/o L_Re.",
-        {"tokenizer.eta": 0.0},
-        TreeTokenizerConfig,
-    ),
-    Variant(
-        "utgrec_without_tokenizer_finetuning",
-        "UTGRec Table 3 (4), w/o FT(T): the pre-trained tokenizer encodes the target's items without "
-        "fine-tuning.",
-        {"transfer.tokenizer": "none"},
-        TreeTokenizerConfig,
-    ),
-    Variant(
-        "utgrec_full_finetuning",
-        "UTGRec Table 3 (5), Full FT: E^r and E^f are fine-tuned too.",
-        {"transfer.tokenizer": "full"},
-        TreeTokenizerConfig,
-    ),
-    Variant(
-        "utgrec_without_recommender_pretraining",
-        "UTGRec Table 3 (6), w/o PT(R): only the tokenizer is pre-trained.",
-        {"transfer.pretrain_recommender": False},
-        TreeTokenizerConfig,
-    ),
-    Variant(
-        "utgrec_without_pretraining",
-        "UTGRec Table 3 (7), w/o PT: tokenizer and recommender learn from the target alone.",
-        {
-            "transfer.pretrain_tokenizer": False,
-            "transfer.pretrain_recommender": False,
-            "transfer.tokenizer": "none",
-        },
-        TreeTokenizerConfig,
-    ),
-)
+    Variant("gmc_separate_codebooks",
+            "GMC Table 4 (1), w/o sharable codebook: one tokenizer and one recommender per domain, no "
+            "transfer.",
+            {"codebooks": "separate", "recommenders": "separate", "adaptation.kind": "none"}),
+    Variant("gmc_separate_recommenders",
+            "GMC Table 4 (2), w/o unified recommender: shared identifiers, one recommender per domain.",
+            {"recommenders": "separate", "adaptation.kind": "none"}),
+    Variant("gmc_without_dcl",
+            "GMC Table 4 (3), w/o L_dcl: the tokenizer does not know the domains.",
+            {"tokenizer.contrastive_weight": 0.0}, RQVAEConfig),
+    Variant("gmc_without_lora",
+            "GMC Table 4 (4), w/o lora finetuning: the unified recommender without adaptation.",
+            {"adaptation.kind": "none"}),
+    Variant("gmc_full_finetuning",
+            "GMC Table 4 (5), finetune all parameters of the unified recommender for each domain.",
+            {"adaptation.kind": "full"}),
+    _of_tree("utgrec_without_tree",
+             "UTGRec Table 3 (1), w/o TreeCode: a plain codebook for each level.",
+             {"tokenizer.quantizer.structure": "levels"}),
+    _of_tree("utgrec_without_alignment", "UTGRec Table 3 (2), w/o L_Ali.", {"tokenizer.mu": 0.0}),
+    _of_tree("utgrec_without_cooccurrence_reconstruction",
+             "UTGRec Table 3 (3), w/o L_Re.", {"tokenizer.eta": 0.0}),
+    _of_tree("utgrec_without_tokenizer_finetuning",
+             "UTGRec Table 3 (4), w/o FT(T): the pre-trained tokenizer encodes the target's items without "
+             "fine-tuning.", {"transfer.tokenizer": "none"}),
+    _of_tree("utgrec_full_finetuning",
+             "UTGRec Table 3 (5), Full FT: E^r and E^f are fine-tuned too.", {"transfer.tokenizer": "full"}),
+    _of_tree("utgrec_without_recommender_pretraining",
+             "UTGRec Table 3 (6), w/o PT(R): only the tokenizer is pre-trained.",
+             {"transfer.pretrain_recommender": False}),
+    _of_tree("utgrec_without_pretraining",
+             "UTGRec Table 3 (7), w/o PT: tokenizer and recommender learn from the target alone.",
+             {"transfer.pretrain_tokenizer": False, "transfer.pretrain_recommender": False,
+              "transfer.tokenizer": "none"}),
+)  # fmt: skip
 ABLATIONS = {variant.name: variant for variant in _VARIANTS}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from genrec_lab.codes import IdentifierConfig
 from genrec_lab.data.batches import PairsConfig
@@ -163,6 +163,6 @@ def utgrec_tiny() -> MethodConfig:
     )  # fmt: skip
 
 
-def _quantizer(**sizes: int) -> TreeQuantizerConfig:
+def _quantizer(**sizes: Any) -> TreeQuantizerConfig:
     """Return a quantiser that does not collapse on small catalogues."""
     return TreeQuantizerConfig(reduction="code", kmeans_start=True, restart_dead=True, **sizes)
