@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from genrec_lab.viz.explorer import (
     RunRecords,
     SliceError,
     beam_tree,
+    points,
     policy_effects,
 )
 from genrec_lab.viz.explorer.selection import NamedSlice, load_slice, save_slice, slice_file, slice_names
@@ -303,3 +306,16 @@ def test_a_selected_item_stays_selected_and_flows_lead_to_the_final_codes(make_c
 
 def test_without_kept_codes_the_training_says_so(make_catalogue: Make) -> None:
     assert "not kept" in full_state(make_catalogue).view("Training").said[0]
+
+
+def test_a_closed_explorer_is_freed(make_catalogue: Make) -> None:
+    state = state_with_epochs(make_catalogue)
+    state.show_epoch(1)
+    state.select(prefix=(2,))
+    for name in EXPLORER_VIEWS:
+        state.view(name)
+    points.coloured(state, "code", points.places(state, points.BY_CODES, 0))
+    alive = [weakref.ref(one) for one in (state, state.catalogue, state.final, state.catalogue.order)]
+    del state
+    gc.collect()
+    assert [one() for one in alive] == [None] * 4
