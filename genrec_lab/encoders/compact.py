@@ -191,8 +191,12 @@ class CompactEncoder(nn.Module):
         def read_texts(some: Content, repairs: dict[str, int]) -> dict[str, list[Tensor]]:
             return {"text": self._text.states(some.texts, config.max_tokens)}
 
-        of_text = {"what": "text states", "model": self._text.identity, "max_tokens": config.max_tokens}
-        of_pictures = {"what": "picture features", "model": config.picture_model}
+        of_text: dict[str, object] = {
+            "what": "text states",
+            "model": self._text.identity,
+            "max_tokens": config.max_tokens,
+        }
+        of_pictures: dict[str, object] = {"what": "picture features", "model": config.picture_model}
         of_pictures |= {"target": config.picture.identity()}
         text = frozen_features(content, "texts", read_texts, of_text, cache, progress)
         pictures = frozen_features(content, "pictures", self._read_pictures, of_pictures, cache, progress)

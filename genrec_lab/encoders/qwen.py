@@ -177,7 +177,7 @@ class QwenEncoder(nn.Module):
 
         def longest_prompt(items: np.ndarray) -> int:
             shown = (pictures.longest("tokens", np.array([item])) for item in items)
-            return max(self._prompt.length(len(texts[item]), n) for item, n in zip(items, shown, strict=True))
+            return max(len(self._prompt.ids(texts[item], n)) for item, n in zip(items, shown, strict=True))
 
         def collate(items: np.ndarray, among: np.ndarray) -> dict[str, Tensor]:
             own = [texts[item] for item in items]
@@ -297,11 +297,6 @@ class ItemPrompt:
             return [*before, *text, *after, *codes]
         before, between, after = self._shown
         return [*before, *[self.picture_id] * picture_tokens, *between, *text, *after, *codes]
-
-    def length(self, text_tokens: int, picture_tokens: int) -> int:
-        """Return the length of `ids` for these numbers of text and picture tokens."""
-        fixed = self._shown if picture_tokens else self._missing
-        return sum(map(len, fixed)) + text_tokens + picture_tokens + self._levels
 
     def _rendered(self, picture: list[dict[str, str]], words: str) -> str:
         content = [*picture, {"type": "text", "text": words.format(levels=self._levels)}]

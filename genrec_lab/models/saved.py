@@ -64,17 +64,20 @@ class SavedAttributes:
         return folder
 
     @classmethod
-    def load(cls, folder: Path, **settings: Any) -> Self:
-        """Load a model that `save` wrote; `settings` as in the constructor."""
-        model = cls(cls.load_config(folder), **settings)  # type: ignore[call-arg]
+    def load(cls, folder: Path) -> Self:
+        """Load a model that `save` wrote."""
+        return cls(cls.load_config(folder)).read_attributes(folder)  # type: ignore[call-arg]
+
+    def read_attributes(self, folder: Path) -> Self:
+        """Set the attributes that `save` wrote."""
         with safe_open(folder / _ARRAYS, framework="numpy") as file:
             arrays, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
         for name, value in json.loads(metadata.get("plain", "{}")).items():
-            setattr(model, name, tuple(value) if isinstance(value, list) else value)
+            setattr(self, name, tuple(value) if isinstance(value, list) else value)
         for name in dict.fromkeys(name.split(".")[0] for name in arrays):
             places = (f"{name}.{place}" for place in range(len(arrays)))
-            setattr(model, name, [arrays[place] for place in places if place in arrays] or arrays[name])
-        return model
+            setattr(self, name, [arrays[place] for place in places if place in arrays] or arrays[name])
+        return self
 
     def save_config(self, folder: Path) -> None:
         """Write `config.json`."""

@@ -121,11 +121,11 @@ class ItemLanguage:
             kinds = np.concatenate([[START], *(kinds for _, kinds in newest)])[:max_tokens]
             lengths = [1, *(len(ids) for ids, _ in newest)]
             rows.append((ids, kinds, np.repeat(np.arange(len(lengths)), lengths)[:max_tokens]))
-        lengths = torch.tensor([len(ids) for ids, _, _ in rows])
-        width = -(-int(lengths.max()) // multiple) * multiple
+        real = torch.tensor([len(ids) for ids, _, _ in rows])
+        width = -(-int(real.max()) // multiple) * multiple
         columns = zip(zip(*rows, strict=True), (self.tokenizer.pad_token_id, START, 0), strict=True)
-        ids, kinds, of = (padded(part, width, fill) for part, fill in columns)
-        return Tokens(ids, kinds, of, torch.arange(width) < lengths[:, None])
+        token_ids, token_kinds, of = (padded(part, width, fill) for part, fill in columns)
+        return Tokens(token_ids, token_kinds, of, torch.arange(width) < real[:, None])
 
 
 # --- the reader

@@ -280,6 +280,11 @@ class Tokenizer(SavedAttributes, Shareable, ABC):
         return None
 
     @classmethod
+    def load(cls, folder: Path, **settings: Any) -> Self:
+        """Load a tokenizer that `save` wrote; `settings` as in the constructor."""
+        return cls(cls.load_config(folder), **settings).read_attributes(folder)
+
+    @classmethod
     def least_items(cls, config: Any) -> int:
         """Return the smallest number of items it can be fitted on."""
         return 1

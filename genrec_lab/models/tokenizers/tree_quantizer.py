@@ -67,6 +67,7 @@ class Codebook(nn.Module):
     identity if codewords will be placed at given points.
     """
 
+    projection: nn.Parameter | None
     used: Tensor  # (K,) bool: codewords used since the last restart
 
     def __init__(
