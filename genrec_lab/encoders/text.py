@@ -141,7 +141,9 @@ def encode_texts(
     shown = {"progress": progress} if "progress" in inspect.signature(encoder.encode).parameters else {}
     vectors = checked_vectors(encoder.encode(texts, **shown), texts, config)
     if file is not None:
-        _write_cache(file, vectors, config)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(file, several_writers=True) as partial:
+            save_file({"vectors": vectors}, partial, metadata={"text": config.model_dump_json()})
     return vectors
 
 
@@ -361,9 +363,3 @@ def _read_cache(file: Path, rows: int) -> np.ndarray | None:
         f"cached text vectors {file} cannot be used ({reason}); encoding the texts again", stacklevel=3
     )
     return None
-
-
-def _write_cache(file: Path, vectors: np.ndarray, config: ComponentConfig) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(file, several_writers=True) as partial:
-        save_file({"vectors": vectors}, partial, metadata={"text": config.model_dump_json()})

@@ -20,7 +20,7 @@ from genrec_lab.data import NO_ITEM
 from genrec_lab.decoding import Histories
 from genrec_lab.models.recommenders.adapters import plain_weights
 from genrec_lab.models.recommenders.code_recommender import CodeRecommender
-from genrec_lab.models.recommenders.t5 import NORM_EPSILON, T5, Cache, Memory, T5Config
+from genrec_lab.models.recommenders.t5 import NEGATIVE, NORM_EPSILON, T5, Cache, Memory, T5Config
 from genrec_lab.training import moved
 
 if TYPE_CHECKING:
@@ -146,10 +146,9 @@ class Recommender(CodeRecommender):
         item_of = torch.arange(tokens.shape[1], device=tokens.device) // levels
         place_of = torch.arange(first, sequences.shape[1], device=tokens.device).repeat_interleave(levels)
         memory = self.t5.remember(self.t5.encode(tokens, mask, item_of), mask)
+        memory = memory._replace(bias=memory.bias.masked_fill(item_of >= place_of[:, None], NEGATIVE))
         wanted = self.item_tokens[sequences[:, first:]]  # (B, places, L)
-        states = self.t5.decode_states(
-            F.pad(wanted[..., :-1], (1, 0), value=PAD), memory.seen_by(item_of < place_of[:, None])
-        )
+        states = self.t5.decode_states(F.pad(wanted[..., :-1], (1, 0), value=PAD), memory)
         chosen = rows, places - first
         return self.token_loss(self.t5.logits(states[chosen]), wanted[chosen])
 

@@ -83,10 +83,6 @@ class Memory(NamedTuple):
         """Return the memory of the users at (B',) indices, which may repeat."""
         return Memory(*rows_of(tuple(self), moved(users, self.bias.device)))
 
-    def seen_by(self, places: Tensor) -> Memory:
-        """Return the memory with only some tokens visible to each query, where (M*T, S) is true."""
-        return self._replace(bias=self.bias.masked_fill(~places, NEGATIVE))
-
 
 class Cache(NamedTuple):
     """The decoder's keys and values of the tokens so far, in the order in which they were computed.

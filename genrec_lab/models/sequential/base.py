@@ -311,6 +311,10 @@ class ItemModel(nn.Module, ItemRecommender):
                 "sequences": content_hash(data.sequences),
                 "validation": content_hash(data.valid),
             }
+
+        def recommend(users: pl.DataFrame) -> Ranked:
+            return self.recommend(users["history"].to_list(), 10, users["user"].to_list())
+
         validated = False
         for phase in (one for one in self.phases if one.shared is shared):
             config = budgets[phase.budget] or TrainingConfig()
@@ -321,7 +325,7 @@ class ItemModel(nn.Module, ItemRecommender):
                 config = config.model_copy(update={"validate_from": 0})
             validated = validated or phase.validated
             self.begin(phase.name)
-            validate = validator(self._recommend_to, data.valid, config.validation_users, seed)
+            validate = validator(recommend, data.valid, config.validation_users, seed)
             batches = self.batches(sequences, users, config.batch_size)
             self.results_[phase.name] = train(
                 self,
@@ -334,9 +338,6 @@ class ItemModel(nn.Module, ItemRecommender):
                 seed=seed,
             )
         return self
-
-    def _recommend_to(self, users: pl.DataFrame) -> Ranked:
-        return self.recommend(users["history"].to_list(), 10, users["user"].to_list())
 
     # --- scores
 
