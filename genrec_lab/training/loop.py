@@ -215,7 +215,7 @@ class _Learning:
         return {name: total / samples for name, total in totals.items()}, samples
 
     def _read(self, unread: list[tuple[dict[str, Tensor], int]], totals: dict[str, float]) -> float:
-        """Add the values of steps of some size to the totals; return the last loss, or 0 if there is none.
+        """Add the values of steps, each times its samples, to the totals; return the last loss, else 0.
 
         Raises FloatingPointError, naming the first such step, if a loss is not finite.
         """

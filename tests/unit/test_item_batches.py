@@ -180,3 +180,54 @@ def test_models_of_other_sizes_cannot_start_from_each_other() -> None:
         SASRec(small.model_copy(update={"layers": 2})).build(DomainItems(ITEMS)).start_from(
             SASRec(small).build(DomainItems(ITEMS))
         )
+
+
+# --- whole sequences
+
+
+def pieces_of(sequences: list[list[int]], max_history: int, batch_size: int = 4) -> list[list[int]]:
+    batches = SequenceBatches(ITEMS, sequences, batch_size, max_history)
+    drawn = [row for batch in batches(0, 0) for row in batch["sequences"].tolist()]
+    return [[int(ITEMS[place]) for place in row if place != -1] for row in drawn]
+
+
+@given(
+    lengths=st.lists(st.integers(0, 25), min_size=1, max_size=8).filter(lambda n: max(n) > 1),
+    max_history=st.integers(1, 7),
+    batch_size=st.integers(1, 5),
+)
+def test_every_next_item_is_learnt_once_with_all_the_history_that_fits(
+    lengths: list[int], max_history: int, batch_size: int
+) -> None:
+    rng = np.random.default_rng(0)
+    sequences = [rng.choice(ITEMS, length).tolist() for length in lengths]
+    pieces = pieces_of(sequences, max_history, batch_size)
+    assert all(2 <= len(piece) <= max_history + 1 for piece in pieces)
+    learnt = Counter((piece[place - 1], piece[place]) for piece in pieces for place in range(1, len(piece)))
+    expected = Counter((s[place - 1], s[place]) for s in sequences for place in range(1, len(s)))
+    assert learnt == expected
+    batches = SequenceBatches(ITEMS, sequences, batch_size, max_history)
+    assert len(list(batches(0, 0))) == len(batches)
+
+
+def test_a_long_sequence_is_cut_from_its_end() -> None:
+    # Five items are read at most: the last piece is whole, the first is what is left; they share one item.
+    sequence = [3, 4, 8, 10, 11, 17, 20, 23]
+    assert sorted(pieces_of([sequence], 5)) == [[3, 4, 8], [8, 10, 11, 17, 20, 23]]
+
+
+def test_the_order_is_drawn_from_seed_and_epoch() -> None:
+    sequences = [[a, b] for a in ITEMS.tolist() for b in ITEMS.tolist()]
+
+    def epoch(number: int, seed: int) -> list[list[list[int]]]:
+        batches = SequenceBatches(ITEMS, sequences, 8, 5)
+        return [batch["sequences"].tolist() for batch in batches(number, seed)]
+
+    assert epoch(1, 4) == epoch(1, 4)
+    assert epoch(1, 4) != epoch(2, 4)
+    assert epoch(1, 4) != epoch(1, 5)
+
+
+def test_padding_is_on_the_right() -> None:
+    (batch,) = SequenceBatches(ITEMS, [[3, 4, 8], [10, 11]], 2, 5)(0, 0)
+    assert sorted(batch["sequences"].tolist()) == [[0, 1, 2], [3, 4, -1]]

@@ -88,6 +88,25 @@ def test_training_sees_no_more_of_a_sequence_than_its_history(kind: str) -> None
         assert model(**batch).item() == pytest.approx(np.mean(by_hand), abs=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["sasrec", "gru4rec"])
+def test_a_future_item_changes_no_earlier_place(kind: str) -> None:
+    model, sequences = make(kind), torch.tensor([[0, 3, 5, 1, 7]])
+    other = sequences.clone()
+    other[0, 3] = 6
+    with torch.no_grad():
+        a, b = model.states(sequences), model.states(other)
+    torch.testing.assert_close(a[:, :3], b[:, :3], atol=0, rtol=0)
+    assert (a[:, 3:] - b[:, 3:]).abs().amax((0, 2)).min() > 1e-3  # and the later ones do see it
+
+
+@pytest.mark.parametrize("kind", ["sasrec", "gru4rec"])
+def test_padding_changes_no_loss(kind: str) -> None:
+    model = make(kind)
+    with torch.no_grad():
+        rows = [torch.tensor([[0, 3, 5, -1, -1, -1]]), torch.tensor([[0, 3, 5]])]
+        assert model(rows[0]).item() == pytest.approx(model(rows[1]).item(), abs=1e-6)
+
+
 def test_a_masked_item_is_not_read() -> None:
     model = make("bert4rec", last_only=0.0, masked=0.5)
     (batch,) = model.batches([[3, 10, 17, 4, 8]] * 6, [2] * 6, 24)(0, 0)

@@ -117,9 +117,9 @@ class Autoencoder(nn.Module, ABC):
     def quantize(self, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, d) -> codes (B, L), each level's input (B, L, e), each level's codewords (B, L, e)."""
 
-    @abstractmethod
     def assemble(self, codewords: Tensor) -> Tensor:
-        """The codewords of each level (B, L, e) -> the quantised latent vector (B, d)."""
+        """Codewords of all levels (B, L, e) -> the quantised latent vector (B, d), by default their sum."""
+        return codewords.sum(dim=1)
 
     @abstractmethod
     def code_loss(self, residuals: Tensor, codewords: Tensor) -> float:

@@ -90,10 +90,6 @@ class ResidualAutoencoder(Autoencoder):
         """GMC Eqs 1 and 2 for (B, d)."""
         return quantize_levels(latent, self.quantizer.codebooks)
 
-    def assemble(self, codewords: Tensor) -> Tensor:
-        """(B, L, d) -> (B, d), their sum."""
-        return codewords.sum(dim=1)
-
     def code_loss(self, residuals: Tensor, codewords: Tensor) -> float:
         """GMC Eq. 5, mean over the items."""
         return float(residual_quantization_loss(residuals, codewords, self.config.beta))
