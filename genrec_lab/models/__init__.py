@@ -8,9 +8,37 @@
 from importlib import import_module
 from typing import Any
 
-# Public names by the module below this package that defines them.
+# Where tokenizers and models over items are defined below this package, by kind; for the registries.
+TOKENIZER_PLACES = {
+    "rqvae": "tokenizers.rqvae:RQVAE",
+    "rkmeans": "tokenizers.residual_kmeans:ResidualKMeans",
+    "tree": "tokenizers.tree:TreeTokenizer",
+    "letter": "tokenizers.letter:Letter",
+    "pq": "tokenizers.product_quantization:ProductQuantizer",
+    "opq": "tokenizers.product_quantization:ProductQuantizer",
+    "fsq": "tokenizers.finite_scalar:FiniteScalar",
+    "hkmeans": "tokenizers.hierarchical_kmeans:HierarchicalKMeans",
+    "p5_cid": "tokenizers.co_occurrence:CoOccurrence",
+    "idgen": "tokenizers.textual_ids:TextualIds",
+    "random": "tokenizers.random_codes:RandomCodes",
+    "given": "tokenizers.given:GivenCodes",
+}
+ITEM_MODEL_PLACES = {
+    "gru4rec": "sequential.gru4rec:GRU4Rec",
+    "sasrec": "sequential.sasrec:SASRec",
+    "bert4rec": "sequential.bert4rec:BERT4Rec",
+    "hgn": "sequential.hgn:HGN",
+    "fmlp_rec": "sequential.fmlp_rec:FMLPRec",
+    "fdsa": "sequential.fdsa:FDSA",
+    "s3rec": "sequential.s3rec:S3Rec",
+    "unisrec": "sequential.unisrec:UniSRec",
+    "vqrec": "sequential.vqrec:VQRec",
+    "missrec": "sequential.missrec:MISSRec",
+    "recformer": "sequential.recformer:RecFormer",
+    "popularity": "popularity:Popularity",
+}
+# The other public names by their modules.
 _PUBLIC = {
-    "popularity": ("Popularity",),
     "recommenders.adapters": ("LoRAConfig",),
     "recommenders.base": (
         *("ITEM_MODELS", "RECOMMENDERS", "ItemRecommender", "RecommenderError", "TrainingData"),
@@ -20,32 +48,12 @@ _PUBLIC = {
     "recommenders.recommender": ("Recommender",),
     "recommenders.t5": ("T5", "T5Config"),
     "sequential.base": ("ItemModel", "ItemModelConfig", "Phase"),
-    "sequential.bert4rec": ("BERT4Rec",),
-    "sequential.fdsa": ("FDSA",),
-    "sequential.fmlp_rec": ("FMLPRec",),
-    "sequential.gru4rec": ("GRU4Rec",),
-    "sequential.hgn": ("HGN",),
-    "sequential.missrec": ("MISSRec",),
-    "sequential.recformer": ("RecFormer",),
-    "sequential.s3rec": ("S3Rec",),
-    "sequential.sasrec": ("SASRec",),
-    "sequential.unisrec": ("UniSRec",),
-    "sequential.vqrec": ("VQRec",),
     "tokenizers.base": ("ItemContent", "Tokenizer", "TokenizerConfig"),
-    "tokenizers.co_occurrence": ("CoOccurrence",),
-    "tokenizers.finite_scalar": ("FiniteScalar",),
-    "tokenizers.given": ("GivenCodes",),
-    "tokenizers.hierarchical_kmeans": ("HierarchicalKMeans",),
     "tokenizers.kinds": ("TOKENIZERS", "register_tokenizer"),
-    "tokenizers.letter": ("Letter",),
-    "tokenizers.product_quantization": ("ProductQuantizer",),
-    "tokenizers.random_codes": ("RandomCodes",),
-    "tokenizers.residual_kmeans": ("ResidualKMeans",),
-    "tokenizers.rqvae": ("RQVAE",),
-    "tokenizers.textual_ids": ("TextualIds",),
-    "tokenizers.tree": ("TreeTokenizer",),
 }
 _MODULES = {name: module for module, names in _PUBLIC.items() for name in names}
+for _place in (*TOKENIZER_PLACES.values(), *ITEM_MODEL_PLACES.values()):
+    _MODULES[_place.partition(":")[2]] = _place.partition(":")[0]
 
 __all__ = sorted(_MODULES)
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -73,9 +72,8 @@ def add_lora(model: AnyRecommender, config: LoRAConfig, domain: str) -> AnyRecom
 def count_parameters(model: CodeRecommender) -> Parameters:
     """Return how many of a model's parameters require a gradient."""
     weights = list(model.parameters())
-    return Parameters(
-        sum(one.numel() for one in weights if one.requires_grad), sum(map(Tensor.numel, weights))
-    )
+    trained = sum(one.numel() for one in weights if one.requires_grad)
+    return Parameters(trained, sum(one.numel() for one in weights))
 
 
 def plain_weights(model: CodeRecommender, *, merged: bool = True) -> dict[str, Tensor]:
@@ -114,12 +112,10 @@ def save_lora(
     weights = get_peft_model_state_dict(model.body, adapter_name=_adapter_name(domain))
     adapter = _peft_config(config)
     if named is not None:
-        parts = {name: name.split(".lora_") for name in weights}
-        places = {
-            name: named(f"{layer}.weight").removesuffix(".weight") for name, (layer, _) in parts.items()
-        }
-        weights = {f"{places[name]}.lora_{parts[name][1]}": tensor for name, tensor in weights.items()}
-        adapter.target_modules = sorted(set(places.values()))
+        parts = [(*name.split(".lora_"), tensor) for name, tensor in weights.items()]
+        there = {layer: named(f"{layer}.weight").removesuffix(".weight") for layer, _, _ in parts}
+        weights = {f"{there[layer]}.lora_{matrix}": tensor for layer, matrix, tensor in parts}
+        adapter.target_modules = sorted(there.values())
     else:
         adapter.target_modules = list(config.targets)  # a set would be written in random order
     save_file({_PREFIX + name: tensor.contiguous() for name, tensor in weights.items()}, folder / _WEIGHTS)
@@ -144,12 +140,11 @@ def load_lora(model: AnyRecommender, domain: str, folder: Path) -> AnyRecommende
     described = json.loads((folder / "lora.json").read_text())
     of_base = described.pop("base_sha256", None)
     config = LoRAConfig.model_validate_json(json.dumps(described))
-    with safe_open(folder / _WEIGHTS, framework="pt") as file:  # before anything is allocated
-        ranks = {file.get_slice(name).get_shape()[0] for name in file.keys() if ".lora_A." in name}  # noqa: SIM118
-    if ranks != {config.rank}:
+    weights = {name.removeprefix(_PREFIX): tensor for name, tensor in load_file(folder / _WEIGHTS).items()}
+    ranks = {len(tensor) for name, tensor in weights.items() if ".lora_A." in name}
+    if ranks != {config.rank}:  # before an adapter of that rank is allocated
         raise ValueError(f"{folder}: lora.json says rank {config.rank}, the weights have {sorted(ranks)}")
     adapted = add_lora(model, config, domain)
-    weights = {name.removeprefix(_PREFIX): tensor for name, tensor in load_file(folder / _WEIGHTS).items()}
     own = get_peft_model_state_dict(adapted.body, adapter_name=_adapter_name(domain))
     shapes, expected = ({n: tuple(one.shape) for n, one in held.items()} for held in (weights, own))
     if shapes != expected:

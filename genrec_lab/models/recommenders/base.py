@@ -28,6 +28,7 @@ import polars as pl
 from genrec_lab.data import NO_ITEM, Dataset, Split
 from genrec_lab.data.preparation import MAX_HISTORY, every_prefix, given_pairs, split_of
 from genrec_lab.decoding import Histories, Ranked
+from genrec_lab.models import ITEM_MODEL_PLACES
 from genrec_lab.models.hub import Shareable
 from genrec_lab.models.saved import SavedAttributes
 from genrec_lab.registry import ComponentConfig, Registry
@@ -58,20 +59,7 @@ RECOMMENDERS: Registry[Any] = Registry(
 ITEM_MODELS: Registry[Any] = Registry(
     "item model",
     required=_METHODS,
-    declared={
-        "gru4rec": "genrec_lab.models.sequential.gru4rec:GRU4Rec",
-        "sasrec": "genrec_lab.models.sequential.sasrec:SASRec",
-        "bert4rec": "genrec_lab.models.sequential.bert4rec:BERT4Rec",
-        "hgn": "genrec_lab.models.sequential.hgn:HGN",
-        "fmlp_rec": "genrec_lab.models.sequential.fmlp_rec:FMLPRec",
-        "fdsa": "genrec_lab.models.sequential.fdsa:FDSA",
-        "s3rec": "genrec_lab.models.sequential.s3rec:S3Rec",
-        "unisrec": "genrec_lab.models.sequential.unisrec:UniSRec",
-        "vqrec": "genrec_lab.models.sequential.vqrec:VQRec",
-        "missrec": "genrec_lab.models.sequential.missrec:MISSRec",
-        "recformer": "genrec_lab.models.sequential.recformer:RecFormer",
-        "popularity": "genrec_lab.models.popularity:Popularity",
-    },
+    declared={kind: f"genrec_lab.models.{place}" for kind, place in ITEM_MODEL_PLACES.items()},
 )
 
 

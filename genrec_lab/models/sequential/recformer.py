@@ -121,8 +121,7 @@ class RecFormer(ItemModel):
         """Return the token ids and kinds of each of the N items."""
         if self._written is None:
             c, words = self.config, self.domain.words
-            if words is None:
-                raise ValueError("RecFormer needs words of its items; pass DomainItems(…, words=…)")
+            assert words is not None  # noqa: S101 - checked by `build`
             if self.language is None:
                 self.language = ItemLanguage.learnt(words, c.max_attributes, c.vocabulary)
             self._written = self.language.of_items(words, c.max_attributes, c.attribute_tokens)

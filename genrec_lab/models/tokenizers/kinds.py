@@ -11,6 +11,7 @@ from typing import Annotated, TypeVar
 import numpy as np
 from pydantic import PlainValidator, SerializeAsAny
 
+from genrec_lab.models import TOKENIZER_PLACES
 from genrec_lab.models.tokenizers.base import (
     Content,
     ItemContent,
@@ -22,26 +23,12 @@ from genrec_lab.models.tokenizers.base import (
 from genrec_lab.registry import ComponentConfig, Registry, RegistryError, component_config
 
 _MOST_ENCODED_TWICE = 1_000  # items that are encoded twice, to check that the codes are the same
-_HERE = "genrec_lab.models.tokenizers"
 T = TypeVar("T")
 
 TOKENIZERS: Registry[type[Tokenizer]] = Registry(
     "tokenizer",
     required=("Config", "fit", "encode"),
-    declared={
-        "rqvae": f"{_HERE}.rqvae:RQVAE",
-        "rkmeans": f"{_HERE}.residual_kmeans:ResidualKMeans",
-        "tree": f"{_HERE}.tree:TreeTokenizer",
-        "letter": f"{_HERE}.letter:Letter",
-        "pq": f"{_HERE}.product_quantization:ProductQuantizer",
-        "opq": f"{_HERE}.product_quantization:ProductQuantizer",
-        "fsq": f"{_HERE}.finite_scalar:FiniteScalar",
-        "hkmeans": f"{_HERE}.hierarchical_kmeans:HierarchicalKMeans",
-        "p5_cid": f"{_HERE}.co_occurrence:CoOccurrence",
-        "idgen": f"{_HERE}.textual_ids:TextualIds",
-        "random": f"{_HERE}.random_codes:RandomCodes",
-        "given": f"{_HERE}.given:GivenCodes",
-    },
+    declared={kind: f"genrec_lab.models.{place}" for kind, place in TOKENIZER_PLACES.items()},
 )
 
 
