@@ -265,24 +265,20 @@ class BazaarWorld:
             shop = SHOPS[name]
             attributes = draw_attributes(shop, n_items, stream(config.seed, "attributes", shop))
             ranks = stream(config.seed, "popularity", shop).permutation(n_items) + 1
+            arrivals = stream(config.seed, "arrivals", shop).permutation(n_items)
             domains[name] = DomainWorld(
                 shop=shop,
                 first_item=int(end) - n_items,
                 attributes=attributes,
                 popularity=_steps(-config.popularity_exponent * np.log(ranks)),
-                tastes=tastes | {"brand": _with_own_brands(tastes["brand"], shop)},
+                # Nobody has a taste for a shop's own brands.
+                tastes=tastes | {"brand": np.pad(tastes["brand"], ((0, 0), (0, len(shop.brands))))},
                 cells=attributes.kind * len(STYLES) + attributes.style,
                 factors=_draw_factors(config, shop, follows),
                 archetype_weights=archetype_weights,
-                new=_draw_new(config, shop, n_items),
+                new=arrivals < round(config.new_items * n_items),
             )
         return cls(config, domains)
-
-
-def _draw_new(config: BazaarConfig, shop: Shop, n_items: int) -> np.ndarray:
-    """Draw which items of a shop enter last: (N,) bool."""
-    order = stream(config.seed, "arrivals", shop).permutation(n_items)
-    return order < round(config.new_items * n_items)
 
 
 def _draw_tastes(config: BazaarConfig, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -302,11 +298,6 @@ def _draw_tastes(config: BazaarConfig, rng: np.random.Generator) -> dict[str, np
         turned = liking[(place_of_value[None, :] + turn_of_archetype[:, None]) % len(names)]
         tastes[attribute] = _steps(config.taste_strength * TASTE_SCALES[attribute] * turned)
     return tastes
-
-
-def _with_own_brands(shared: np.ndarray, shop: Shop) -> np.ndarray:
-    """Return tastes for a shop's brands (T, brands), with 0 for the shop's own brands."""
-    return np.pad(shared, ((0, 0), (0, len(shop.brands))))
 
 
 def _draw_department_steps(config: BazaarConfig, rng: np.random.Generator) -> np.ndarray:

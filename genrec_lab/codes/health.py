@@ -54,24 +54,21 @@ def code_health(
     0.6666666666666666
     """
     checked = ItemCodes(codes, sizes, domains)
+    sizes = checked.known_sizes
     counts = [
-        np.bincount(checked.codes[:, level], minlength=size) for level, size in enumerate(checked.sizes)
+        np.bincount(codes, minlength=size) for codes, size in zip(checked.codes.T, checked.sizes, strict=True)
     ]
-    entropies = tuple(_entropy_bits(level_counts) for level_counts in counts)
-    used = tuple(int(np.count_nonzero(level_counts)) for level_counts in counts)
-    groups = np.bincount(row_ids(np.column_stack([checked.domain_index, checked.codes])))
-    known = [size is not None for size in checked.known_sizes]
-    ginis = zip(known, counts, strict=True)
+    entropies = tuple(_entropy_bits(of_level) for of_level in counts)
+    used = tuple(int(np.count_nonzero(of_level)) for of_level in counts)
+    groups = np.bincount(checked.identifier_ids)
     return CodeHealth(
         used=used,
-        utilisation=tuple(n / (size or math.nan) for n, size in zip(used, checked.known_sizes, strict=True)),
+        utilisation=tuple(n / (size or math.nan) for n, size in zip(used, sizes, strict=True)),
         perplexity=tuple(2.0**entropy for entropy in entropies),
         entropy=entropies,
-        gini=tuple(gini_of(level_counts) if is_known else math.nan for is_known, level_counts in ginis),
-        dead=tuple(
-            math.nan if size is None else size - n for n, size in zip(used, checked.known_sizes, strict=True)
-        ),
-        collision_rate=float(groups[groups > 1].sum() / checked.n_items),
+        gini=tuple(math.nan if n is None else gini_of(one) for n, one in zip(sizes, counts, strict=True)),
+        dead=tuple(math.nan if size is None else size - n for n, size in zip(used, sizes, strict=True)),
+        collision_rate=checked.collision_rate(),
         largest_collision=int(groups.max()),
         unique_ratio=len(groups) / checked.n_items,
     )

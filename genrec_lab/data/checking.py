@@ -16,7 +16,7 @@ from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnno
 
 from genrec_lab.data.paths import existing_file, existing_folder, expanded
 from genrec_lab.data.preparation import choice_problems
-from genrec_lab.data.rules import DataError
+from genrec_lab.data.rules import DataError, noted
 from genrec_lab.data.sources import Part, parts_of
 
 # The name of the average rows in all tables.
@@ -62,7 +62,7 @@ def dataset_files(dataset: Mapping[str, Any]) -> list[Path]:
     for part in parts_of(dataset, []):
         if inner := _inner(part):
             files += dataset_files(inner)
-        if find := _finder(part.source, part.options):
+        if find := _finder(part):
             with suppress(DataError):
                 files += [file for file in find(part.options) or () if isinstance(file, Path)]
         for option in ("interactions", "items"):
@@ -78,39 +78,35 @@ def _inner(part: Part) -> Mapping[str, Any] | None:
     return inner if isinstance(inner, Mapping) and "name" in inner else None
 
 
-def _finder(source: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any] | None:
+def _finder(part: Part) -> Callable[..., Any] | None:
     """Return the function that finds a source's files, unless they will be fetched."""
-    return (
-        None if options.get("download") is True or "folder" not in options else getattr(source, "files", None)
-    )
+    fetched = part.options.get("download") is True or "folder" not in part.options
+    return None if fetched else getattr(part.source, "files", None)
 
 
 def _option_problems(part: Part) -> Iterator[str]:
     where, _, source, options = part
-    try:
-        parameters = inspect.signature(source, eval_str=True).parameters
-    except NameError:  # a source from outside the package with unreadable annotations
-        parameters = inspect.signature(source).parameters
+    named, find = part.takes, _finder(part)
     model = getattr(source, "options", None) or inspect.unwrap(source)  # a class that checks options
     model = model if inspect.isclass(model) else None
-    named = {key: one for key, one in parameters.items() if one.kind is not one.VAR_KEYWORD}
-    of_model = inspect.signature(model).parameters if model else {}
     if options.get("domain") == RESERVED:
         yield f"{where}: a domain cannot be called {RESERVED}, which names the rows of averages; rename it"
-    wrong = dict(_wrong_types(named, options))
+    wrong = _wrong_types(named, options)
     if model:
+        of_model = inspect.signature(model).parameters
         own = {key: value for key, value in options.items() if key in of_model}
         of_values = _refused(TypeAdapter(model), own, strict=None)
         wrong = {**of_values, **wrong} if "" not in of_values or not wrong else wrong
         wrong = {option: why for option, why in wrong.items() if option in ("", *options)}
     for option, why in wrong.items():
         yield f"{where}.{option} is {options[option]!r}; {why}" if option in options else f"{where}: {why}"
-    find = _finder(source, options)
+    problems = list[str]()
     for option, value in options.items():
-        if option in named and option not in wrong and isinstance(value, str):
-            if option == "folder" and find:
-                continue
-            yield from _path_problems(f"{where}.{option}", option, value, named[option].annotation, options)
+        found_elsewhere = option == "folder" and find
+        if option in named and option not in wrong and isinstance(value, str) and not found_elsewhere:
+            with noted(problems):
+                _require_path(f"{where}.{option}", option, value, named[option].annotation, options)
+    yield from problems
     if find and "folder" not in wrong and not (model and wrong):
         try:
             find(options)
@@ -118,10 +114,9 @@ def _option_problems(part: Part) -> Iterator[str]:
             yield f"{where}.{error}"
 
 
-def _wrong_types(
-    named: Mapping[str, inspect.Parameter], options: Mapping[str, Any]
-) -> Iterator[tuple[str, str]]:
-    """Yield the options whose values do not match the types in the signature, and what is expected."""
+def _wrong_types(named: Mapping[str, inspect.Parameter], options: Mapping[str, Any]) -> dict[str, str]:
+    """Return the options whose values do not match the types in the signature, and what is expected."""
+    wrong = {}
     for option, parameter in named.items():
         annotation = parameter.annotation
         if option not in options or annotation in (parameter.empty, Any) or isinstance(annotation, str):
@@ -130,8 +125,9 @@ def _wrong_types(
             adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
         except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation, TypeError):
             continue  # a type that only the source can check
-        if wrong := _refused(adapter, options[option], strict=True):
-            yield option, " or ".join(wrong.values()).replace("or expected ", "or ")
+        if reasons := _refused(adapter, options[option], strict=True):
+            wrong[option] = " or ".join(reasons.values()).replace("or expected ", "or ")
+    return wrong
 
 
 def _refused(adapter: TypeAdapter[Any], value: Any, strict: bool | None) -> dict[str, str]:
@@ -159,17 +155,12 @@ def _reason(error: Any) -> str:
     return f"expected {_EXPECTED.get(kind) or error['msg'].removeprefix('Input should be ')}"
 
 
-def _path_problems(
-    where: str, option: str, value: str, annotation: Any, options: Mapping[str, Any]
-) -> Iterator[str]:
-    """Yield the problems of a path: unset variables and missing files."""
+def _require_path(where: str, option: str, value: str, annotation: Any, options: Mapping[str, Any]) -> None:
+    """Raise DataError for an unset variable in an option, and for a path that leads nowhere."""
     is_path = os.PathLike in {typing.get_origin(one) or one for one in typing.get_args(annotation)}
-    try:
-        if not is_path or option == "images" or options.get("download") is True:
-            expanded(value, where)
-        elif option in _FOLDERS:
-            existing_folder(value, where)
-        else:
-            existing_file(value, where)
-    except DataError as error:
-        yield str(error)
+    if not is_path or option == "images" or options.get("download") is True:
+        expanded(value, where)
+    elif option in _FOLDERS:
+        existing_folder(value, where)
+    else:
+        existing_file(value, where)

@@ -227,7 +227,12 @@ def item_attributes(items: pl.DataFrame, least: int = 5) -> ItemAttributes:
 
     Raises DataError if no attribute is left.
     """
-    found = pl.concat([_named(items, column) for column in _attribute_columns(items) or ["text"]])
+    columns = [
+        one.name
+        for one in items
+        if one.name not in _PROSE and one.dtype in (pl.String, pl.List(pl.String)) and not one.is_null().all()
+    ]
+    found = pl.concat([_named(items, column) for column in columns or ["text"]])
     counts = found.unique().group_by("name").agg(items=pl.len())
     kept = counts.filter((pl.col("items") >= least) & (pl.col("items") * 2 <= items.height))["name"].sort()
     if kept.is_empty():
@@ -240,14 +245,6 @@ def item_attributes(items: pl.DataFrame, least: int = 5) -> ItemAttributes:
     of_items = np.zeros((items.height, len(kept)), dtype=bool)
     of_items[cells["row"].to_numpy(), cells["place"].to_numpy()] = True
     return ItemAttributes(tuple(kept), of_items)
-
-
-def _attribute_columns(items: pl.DataFrame) -> list[str]:
-    return [
-        name
-        for name, kind in items.schema.items()
-        if name not in _PROSE and kind in (pl.String, pl.List(pl.String)) and items[name].drop_nulls().len()
-    ]
 
 
 def _named(items: pl.DataFrame, column: str) -> pl.DataFrame:

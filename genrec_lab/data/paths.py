@@ -85,9 +85,9 @@ def read_json_object(file: Path) -> dict[str, Any]:
         if len(found) < len(pairs):
             names = [key for key, _ in pairs]
             twin = next(key for key in found if names.count(key) > 1)
-            raise DataError(
-                f"{file}{_second_place(text, twin)}: key {twin!r} occurs twice; keep one or rename it"
-            )
+            places = list(re.finditer(re.escape(json.dumps(twin)) + r"\s*:", text))
+            line = f", line {text.count(chr(10), 0, places[1].start()) + 1}" if len(places) > 1 else ""
+            raise DataError(f"{file}{line}: key {twin!r} occurs twice; keep one or rename it")
         return found
 
     def no_constant(constant: str) -> Any:
@@ -118,8 +118,3 @@ def read_json_object(file: Path) -> dict[str, Any]:
     if not found:
         raise DataError(f"{file}: the object is empty; fetch or write it again")
     return found
-
-
-def _second_place(text: str, key: str) -> str:
-    places = list(re.finditer(re.escape(json.dumps(key)) + r"\s*:", text))
-    return f", line {text.count(chr(10), 0, places[1].start()) + 1}" if len(places) > 1 else ""

@@ -129,7 +129,11 @@ class Part(NamedTuple):
     @property
     def takes(self) -> dict[str, inspect.Parameter]:
         """The named options in the signature of the source's function."""
-        named = inspect.signature(self.source).parameters.values()
+        try:
+            signature = inspect.signature(self.source, eval_str=True)
+        except NameError:  # a source from outside the package with unreadable annotations
+            signature = inspect.signature(self.source)
+        named = signature.parameters.values()
         return {one.name: one for one in named if one.kind is not one.VAR_KEYWORD}
 
     @property

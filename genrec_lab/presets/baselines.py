@@ -11,7 +11,7 @@ from genrec_lab.models.tokenizers.co_occurrence import CoOccurrenceConfig
 from genrec_lab.models.tokenizers.letter import LetterConfig
 from genrec_lab.models.tokenizers.rqvae import RQVAEConfig
 from genrec_lab.models.tokenizers.textual_ids import TextualIdsConfig
-from genrec_lab.presets.config import AdaptationConfig, ItemRow, MethodConfig, changed
+from genrec_lab.presets.config import AdaptationConfig, MethodConfig, changed
 from genrec_lab.presets.gmc import gmc_cpu, gmc_tiny
 from genrec_lab.presets.rows import ABLATIONS, ROWS
 from genrec_lab.presets.sequential_rows import rows_over_items
@@ -140,13 +140,17 @@ def baselines() -> MethodConfig:
 
 def baselines_tiny() -> MethodConfig:
     """All rows at the smallest sizes, for the smoke run."""
+    rows = rows_over_items(epochs=2, size="tiny")
+    for name, row in rows.items():
+        if "width" in type(row.model).model_fields:
+            rows[name] = row.model_copy(update={"model": row.model.model_copy(update={"width": 16})})
     return changed(
         gmc_tiny(),
         name="baselines_tiny",
         own_row=False,
         provenance="Every row at the smallest sizes, for the smoke run; its results mean nothing.",
         compare=every_row(),
-        rows={name: _tiny(row) for name, row in rows_over_items(epochs=2, size="tiny").items()},
+        rows=rows,
     )
 
 
@@ -154,11 +158,6 @@ def every_row() -> tuple[str, ...]:
     """Return the names of all rows except variants of one method."""
     over_items = rows_over_items(epochs=1)
     return (*over_items, *(name for name in ROWS if name not in ABLATIONS))
-
-
-def _tiny(row: ItemRow) -> ItemRow:
-    narrow = {"width": 16} if "width" in type(row.model).model_fields else {}
-    return row.model_copy(update={"model": row.model.model_copy(update=narrow)})
 
 
 def _full_length(**training: Any) -> TrainingConfig:

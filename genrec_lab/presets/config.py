@@ -236,7 +236,11 @@ class MethodConfig(BaseModel):
             self.tokenizer_class.check_method(self.tokenizer, dict(self))
         except ValueError as error:
             yield str(error)
-        for name, training in self._trainings().items():
+        trainings = {"training": self.training, "adaptation.training": self.adaptation.training}
+        trainings |= {f"rows.{name}.training": row.training for name, row in self.rows.items()}
+        if self.one_pass is not None:
+            trainings = {"one_pass": self.one_pass, **trainings}
+        for name, training in trainings.items():
             if training.monitor not in MONITORS:
                 yield f"{name}.monitor is {training.monitor!r}; expected one of {list(MONITORS)}"
         if self.own_row and self.name in self.compare:
@@ -251,14 +255,6 @@ class MethodConfig(BaseModel):
         """Read a tokenizer of the method's that was saved in a folder, with the settings that it takes."""
         settings = {name: getattr(self, name) for name in self.tokenizer_class.settings}
         return self.tokenizer_class.load(folder, **settings)
-
-    def _trainings(self) -> dict[str, TrainingConfig]:
-        trainings = {
-            "training": self.training,
-            "adaptation.training": self.adaptation.training,
-            **{f"rows.{name}.training": row.training for name, row in self.rows.items()},
-        }
-        return trainings if self.one_pass is None else {"one_pass": self.one_pass, **trainings}
 
 
 def changed(config: MethodConfig, **fields: Any) -> MethodConfig:

@@ -244,7 +244,8 @@ def _open_plan(partial: Path, plan: Mapping[str, Any], files: list[Path], rows: 
         write_json(partial / _PLAN, plan)
     shutil.rmtree(partial / "starts", ignore_errors=True)
     (partial / "starts").mkdir()
-    places = [(file, first) for file in files for first in range(0, _length(file), rows)]
+    lengths = {file: pl.scan_parquet(file).select(pl.len()).collect().item() for file in files}
+    places = [(file, first) for file, length in lengths.items() for first in range(0, length, rows)]
     parts = [
         {"file": str(file), "first": first, "rows": rows, "outcome": str(partial / f"{number:06d}.parquet")}
         for number, (file, first) in enumerate(places)
@@ -345,10 +346,6 @@ def _require_sound(source: str | Path, files: list[Path], pipeline: _Pipeline) -
             "expected one row for each, and at least one"
         )
     return rows
-
-
-def _length(file: Path) -> int:
-    return int(pl.scan_parquet(file).select(pl.len()).collect().item())
 
 
 def _counts(table: pl.LazyFrame, keys: Sequence[str]) -> tuple[int, int]:

@@ -86,7 +86,13 @@ def sweep(runs: Sequence[Runs], cluster: Cluster | None = None, root: Path | Non
         for chain in chains:
             require_room(ray, f"runs as {chain.run}", chain.resources.processors, chain.resources.gpus)
         work = ray.remote(_outcome)
-        tasks = [work.options(name=chain.run, **_options(chain.resources)).remote(chain) for chain in chains]
+        tasks = []
+        for chain in chains:
+            asked = chain.resources
+            options = {"num_cpus": asked.processors, "num_gpus": asked.gpus, "max_retries": asked.restarts}
+            if asked.memory_gigabytes is not None:
+                options["memory"] = int(asked.memory_gigabytes * 2**30)
+            tasks.append(work.options(name=chain.run, **options).remote(chain))
         failures = [_answer(ray, task) for task in tasks]
     return [SweptRun(name, root / name, failure) for name, failure in zip(names, failures, strict=True)]
 
@@ -103,13 +109,6 @@ def _chains(runs: Runs, notebooks: Path, root: Path) -> list[_Chain]:
         _Chain(spec.with_seed(seed).run, spec.base, {**asked, "seeds": [seed]}, runs.resources)
         for seed in runs.seeds
     ]
-
-
-def _options(resources: RunResources) -> dict[str, Any]:
-    options: dict[str, Any] = {"num_cpus": resources.processors, "num_gpus": resources.gpus}
-    if resources.memory_gigabytes is not None:
-        options["memory"] = int(resources.memory_gigabytes * 2**30)
-    return {**options, "max_retries": resources.restarts}
 
 
 def _answer(ray: Any, task: Any) -> str | None:
