@@ -75,8 +75,6 @@ class TwoTokenizers:
             raise ValueError(f"level: {level}, expected 0..{self.levels - 1}, the levels that both have")
         if self.n_items == 0:
             raise ValueError(f"{self.a.name} and {self.b.name} have no item in common")
-        from sklearn.metrics import adjusted_rand_score  # slow to import
-
         one, other = self.codes_of(level)
         n_a, n_b = self.a.codes.sizes[level], self.b.codes.sizes[level]
         table = np.bincount(one * n_b + other, minlength=n_a * n_b).reshape(n_a, n_b)
@@ -88,8 +86,7 @@ class TwoTokenizers:
         pairs = pl.DataFrame(found).filter(pl.col("items") > 0)
         pairs = pairs.sort("items", "code_a", descending=[True, False])
         matched = float(used[first, second].sum() / table.sum())
-        ari = float(adjusted_rand_score(one, other))
-        return LevelMatch(level, table, pairs, matched, ari, adjusted_mutual(one, other))
+        return LevelMatch(level, table, pairs, matched, adjusted_rand(used), adjusted_mutual(one, other))
 
     @kept
     def company(self, length: int) -> Overlap:
@@ -185,6 +182,19 @@ def fates(went: pl.DataFrame) -> pl.DataFrame:
         pieces=half_b.sum().cast(pl.Int64),
     )
     return codes.sort("items", "code_a", descending=[True, False])
+
+
+def adjusted_rand(table: IntArray) -> float:
+    """Return the adjusted Rand index of two partitions from the table of their common items (K, J).
+
+    It is 0 on average for unrelated partitions, and 1 for equal ones (Hubert and Arabie 1985).
+    """
+    of_a, of_b = table.sum(axis=1), table.sum(axis=0)
+    together, in_a, in_b, every = (float((n * (n - 1) / 2).sum()) for n in (table, of_a, of_b, of_a.sum()))
+    if together == in_a == in_b:
+        return 1.0
+    by_lot = in_a * in_b / every
+    return (together - by_lot) / ((in_a + in_b) / 2 - by_lot)
 
 
 def adjusted_mutual(before: ArrayLike, after: ArrayLike) -> float:
