@@ -371,12 +371,10 @@ def watched_beam(run: Run, method: str, row: int, beams: int = 10) -> BeamTree:
     model = load_adapted(run, method, user["domain"])
     dataset = load_prepared(run).dataset
     steps = watch_beams(model, dataset, user["history"], user["domain"], beams)
-    prefixes, scores = [], []
-    for level in range(1, model.codes.levels + 1):
-        kept = steps.filter(pl.col("level") == level)
-        prefixes.append([_codes(text) for text in kept["prefix"]])
-        scores.append(kept["log_probability"].to_list())
-    examples = {_codes(text): title for text, title in steps.select("prefix", "example").iter_rows()}
+    steps = steps.with_columns(pl.col("prefix").str.split(_BETWEEN_CODES).cast(pl.List(pl.Int64)))
+    levels = steps.partition_by("level", maintain_order=True)
+    prefixes, scores = ([one[name].to_list() for one in levels] for name in ("prefix", "log_probability"))
+    examples = {tuple(prefix): title for prefix, title in steps.select("prefix", "example").iter_rows()}
     target = model.codes.codes[user["target"]].tolist()
     tree = beam_tree(prefixes, scores, target, _way_of(model, user["history"], target), examples)
     own = model.codes.domain_items(user["domain"])
@@ -423,10 +421,6 @@ def _codewords(own: Identified) -> list[np.ndarray] | None:
         return list(next(iter(own.codebooks.values())))
     stacked = [own.codebooks[domain] for domain in own.raw.domain_names]
     return [np.concatenate(of_level) for of_level in zip(*stacked, strict=True)]
-
-
-def _codes(text: str) -> tuple[int, ...]:
-    return tuple(int(code) for code in text.split(_BETWEEN_CODES))
 
 
 def has_decoders(run: Run) -> bool:

@@ -22,17 +22,9 @@ from genrec_lab.lab.runfile import RunFile, RunFileError, base_of, place_of, rea
 from genrec_lab.registry import did_you_mean, relative_to
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
-# What a stage reads of others. Codes are read where a row has codes or reads the vectors of texts.
+# What later stages read of earlier ones. Codes are read where a row has codes or reads the vectors of texts.
 _PREPARATION, _CODES = "01_data_preparation", "02_tokenizer_training"
 _TRAINED, _ADAPTED = "05_recommender_training", "06_domain_adaptation"
-_READS = {
-    _CODES: (_PREPARATION,),
-    "03_residual_atlas": (_PREPARATION, _CODES),
-    "04_codebook_explorer": (_PREPARATION, _CODES),
-    _TRAINED: (_PREPARATION, _CODES),
-    _ADAPTED: (_PREPARATION, _CODES, _TRAINED),
-    "07_evaluation": (_PREPARATION, _CODES, _TRAINED, _ADAPTED),
-}
 # For the estimate of memory.
 _BYTES_READ = {".gz": 12, "": 4}  # in memory, for a byte on disk: packed files, and tables of text
 _BYTES_AN_ITEM = 500  # on disk, texts included, where nothing is known of the number of items
@@ -171,7 +163,7 @@ def _missing_results(run: Any, chosen: Sequence[str]) -> Iterator[str]:
     for stage in chosen:
         tasks = chain.tasks_of(run, stage)
         if tasks is None:  # what there is to do depends on data that are not prepared
-            for read in _READS.get(stage, ()):
+            for read in (one for one in (_PREPARATION, _CODES, _TRAINED, _ADAPTED) if one < stage):
                 made = (run.folder / read).is_dir() and any((run.folder / read).iterdir())
                 if read not in chosen and not made and _is_read(run.config, read):
                     lacking.setdefault(read, f"{stage} reads {read}, which has not been run yet")
