@@ -18,7 +18,7 @@ _NAMES = {
     "files": "RunError",
     "notebooks": "keep_cell",
     "prepare": "Machine Prepared check_machine data_summary load_prepared prepare_data ties_in_short",
-    "recommend": "learnt_from load_history load_recommender starting_recommender train_recommenders "
+    "recommend": "learnt_from load_history starting_recommender train_recommenders "
     "training_figures training_summary trainings",
     "rows": "decodes_in_steps end_without_codes lead_row",
     "store": "Run Task Work existing_run open_run runs_root",

@@ -153,24 +153,19 @@ def load_history(run: Run) -> dict[str, dict[str, list[dict[str, Any]]]]:
     return found
 
 
-def load_recommender(run: Run, row: str, domain: str) -> Any:
-    """Read the recommender that serves a domain, before adaptation."""
-    tasks = recommender_tasks(facts_of(run), row)
-    kind = facts_of(run).generative[row].recommender.kind
-    return RECOMMENDERS.find(kind).load(run.read(tasks.get(domain) or tasks[ALL]) / "recommender")
-
-
 def starting_recommender(run: Run, row: str, domain: str) -> Any:
     """The recommender that a domain's training in stage 06 starts from, before its items get other names.
 
     It is that of stage 05, or an untrained one for a row that learns from its target alone (UTGRec Table 3,
     variants 6 and 7).
     """
-    if recommender_tasks(facts_of(run), row):
-        return load_recommender(run, row, domain)
-    config = facts_of(run).generative[row]
+    facts = facts_of(run)
+    config = facts.generative[row].recommender
+    component = RECOMMENDERS.find(config.kind)
+    if tasks := recommender_tasks(facts, row):
+        return component.load(run.read(tasks.get(domain) or tasks[ALL]) / "recommender")
     torch.manual_seed(run.seed)
-    return RECOMMENDERS.find(config.recommender.kind)(load_identified(run, row).codes, config.recommender)
+    return component(load_identified(run, row).codes, config)
 
 
 def load_item_model(run: Run, row: str, domain: str) -> Any:

@@ -11,10 +11,10 @@ from genrec_lab.lab import (
     load_identified,
     load_prepared,
     load_rankings,
-    load_recommender,
     open_run,
     prepare_data,
     rank_test_users,
+    starting_recommender,
     train_recommenders,
     train_tokenizers,
 )
@@ -126,7 +126,7 @@ def test_idgenrec_writes_ids_from_texts_and_its_recommender_goes_on(runs) -> Non
     texts = load_prepared(one).dataset.items["text"].to_list()
     known = {word for item in items for word in texts[item].lower().split()}
     assert any(word in known for words in written.words() for word in words.split())
-    model = load_recommender(one, "idgenrec", "Wardrobe")
+    model = starting_recommender(one, "idgenrec", "Wardrobe")
     assert model.t5.embedding.weight.shape == written.weights["recommender"]["embedding.weight"].shape
     ranked = load_rankings(one).items["idgenrec"]
     assert set(ranked[ranked >= 0].tolist()) <= set(items.tolist())

@@ -14,10 +14,10 @@ from genrec_lab.lab import (
     load_identified,
     load_prepared,
     load_rankings,
-    load_recommender,
     open_run,
     prepare_data,
     rank_test_users,
+    starting_recommender,
     train_recommenders,
     train_tokenizers,
     watched_beam,
@@ -235,7 +235,7 @@ def test_a_target_starts_from_what_another_run_pretrained(run, pretrained):
     np.testing.assert_array_equal(identified.raw.codes, tokenizer.encode(content))
     histories = train_recommenders(lab)
     assert list(histories) == ["utgrec_tiny"]  # what learns from its target alone does so in stage 06
-    body, same = (load_recommender(one, "utgrec_tiny", "Wardrobe").body for one in (lab, pretrained))
+    body, same = (starting_recommender(one, "utgrec_tiny", "Wardrobe").body for one in (lab, pretrained))
     for name, tensor in same.state_dict().items():
         assert torch.equal(body.state_dict()[name], tensor), name
     adapt_to_domains(lab)
