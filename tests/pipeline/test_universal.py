@@ -200,7 +200,7 @@ def test_the_run_keeps_how_many_items_changed_their_codes(run):
 def test_targets_and_what_is_pretrained_on(run):
     assert served(run.config, ["Garden", "Kitchen", "Wardrobe"]) == ("Wardrobe",)
     assert pretrained_on(run.config, ["Garden", "Kitchen", "Wardrobe"]) == ("Garden", "Kitchen")
-    with pytest.raises(ValueError, match=r"names 'Wardrobe'; the data have Garden"):
+    with pytest.raises(ValueError, match=r"names 'Wardrobe'.*; the data have Garden"):
         served(run.config, ["Garden", "Kitchen"])
     with pytest.raises(ValueError, match="names every domain"):
         pretrained_on(run.config, ["Wardrobe"])
