@@ -1,4 +1,4 @@
-"""What holds for every model with item content: what may and may not change a score, learning, files."""
+"""What holds for every model with item content: scores, learning, files; the rest is in test_item_models."""
 
 from __future__ import annotations
 
@@ -111,54 +111,6 @@ def test_the_training_loss_knows_of_each_place_only_what_came_before_it(name: st
     by_hand = [-model.score([prefix])[0, target] for prefix, target in prefixes]
     with torch.no_grad():
         assert model(**batch).item() == pytest.approx(np.mean(by_hand), abs=2e-5)
-
-
-@every_model
-def test_neither_padding_nor_the_other_users_of_a_batch_change_a_score(name: str) -> None:
-    model = shaken(name)
-    histories = [[8, 10], [3, 4, 11, 17, 20], [23], [8, 10]]
-    together = model.score(histories)
-    for row, history in enumerate(histories):
-        np.testing.assert_allclose(together[row], model.score([history])[0], atol=1e-5)
-
-
-@every_model
-def test_the_order_of_a_history_matters(name: str) -> None:
-    model = shaken(name)
-    assert np.abs(model.score([[8, 10, 3]]) - model.score([[10, 8, 3]])).max() > 1e-3
-
-
-@every_model
-def test_only_the_most_recent_items_are_read(name: str) -> None:
-    model, recent = shaken(name), [4, 8, 10, 11, 17]
-    np.testing.assert_array_equal(model.score([[23, 20, 3, *recent]]), model.score([recent]))
-    assert np.abs(model.score([[23, *recent[1:]]]) - model.score([recent])).max() > 1e-4
-
-
-@every_model
-def test_recommendations_are_distinct_and_end_where_the_catalogue_does(name: str) -> None:
-    ranked = shaken(name).recommend([[3], [8, 10, 23]], 10)
-    for items, scores in zip(ranked.items, ranked.scores, strict=True):
-        assert sorted(items[:8].tolist()) == ITEMS.tolist()
-        assert items[8:].tolist() == [-1, -1]
-        assert np.isneginf(scores[8:]).all()
-        assert (np.diff(scores[:8]) <= 0).all()
-
-
-@every_model
-def test_scoring_is_without_noise(name: str) -> None:
-    model = shaken(name)
-    expected = model.score([[3, 4]])
-    model.train()
-    np.testing.assert_array_equal(model.score([[3, 4]]), expected)
-
-
-@every_model
-def test_foreign_and_empty_histories_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="item 5, which is not among the 8"):
-        shaken(name).score([[3, 5]])
-    with pytest.raises(ValueError, match="history 1 is empty"):
-        shaken(name).score([[3], []])
 
 
 # --- training

@@ -15,6 +15,7 @@ from genrec_lab.models.sequential.hgn import HGN, HGNConfig
 from genrec_lab.models.sequential.sasrec import SASRec, SASRecConfig
 from genrec_lab.training import TrainingConfig, fit
 from tests.unit import item_model_twins as twins
+from tests.unit import test_content_models as content
 
 ITEMS = np.array([3, 4, 8, 10, 11, 17, 20, 23])  # a domain's, scattered over the whole catalogue
 USERS = np.array([2, 5, 6])
@@ -48,6 +49,11 @@ def model(kind: str) -> ItemModel:
     return make(kind)
 
 
+@pytest.fixture(params=[*SMALL, *content.CONFIGS])
+def any_model(request) -> ItemModel:
+    return make(request.param) if request.param in SMALL else content.shaken(request.param)
+
+
 def places(history: list[int]) -> list[int]:
     return [ITEMS.tolist().index(item) for item in history]
 
@@ -64,11 +70,11 @@ def test_scores_are_those_of_the_twin(kind: str, history: list[int], user: int, 
     np.testing.assert_allclose(model.score([history], [user])[0], expected, atol=2e-5)
 
 
-def test_neither_padding_nor_the_others_of_a_batch_change_a_score(model: ItemModel) -> None:
+def test_neither_padding_nor_the_others_of_a_batch_change_a_score(any_model: ItemModel) -> None:
     histories, users = [[8, 10], [3, 4, 11, 17, 20], [23], [4, 4, 4]], [5, 2, 99, 6]
-    together = model.score(histories, users)
+    together = any_model.score(histories, users)
     for row, (history, user) in enumerate(zip(histories, users, strict=True)):
-        np.testing.assert_allclose(model.score([history], [user])[0], together[row], atol=1e-5)
+        np.testing.assert_allclose(any_model.score([history], [user])[0], together[row], atol=1e-5)
 
 
 def test_training_sees_no_more_of_a_sequence_than_its_history(kind: str) -> None:
@@ -122,8 +128,8 @@ def test_a_masked_item_is_not_read() -> None:
         assert model(batch["sequences"], other).item() == pytest.approx(moved.item(), abs=1e-6)
 
 
-def test_the_order_of_a_history_matters(model: ItemModel) -> None:
-    assert np.abs(model.score([[8, 10, 3]], [5]) - model.score([[10, 8, 3]], [5])).max() > 1e-4
+def test_the_order_of_a_history_matters(any_model: ItemModel) -> None:
+    assert np.abs(any_model.score([[8, 10, 3]], [5]) - any_model.score([[10, 8, 3]], [5])).max() > 1e-4
 
 
 def test_only_hgn_knows_users_and_an_unknown_one_is_nobody(model: ItemModel, kind: str) -> None:
@@ -136,15 +142,15 @@ def test_only_hgn_knows_users_and_an_unknown_one_is_nobody(model: ItemModel, kin
         np.testing.assert_allclose(known, nobody, atol=1e-6)
 
 
-def test_of_a_history_that_is_too_long_the_most_recent_items_are_read(model: ItemModel) -> None:
+def test_of_a_history_that_is_too_long_the_most_recent_items_are_read(any_model: ItemModel) -> None:
     recent = [4, 8, 10, 11, 17]
-    np.testing.assert_array_equal(model.score([[23, 20, 3, *recent]]), model.score([recent]))
-    assert np.abs(model.score([[23, *recent[1:]]]) - model.score([recent])).max() > 1e-4
+    np.testing.assert_array_equal(any_model.score([[23, 20, 3, *recent]]), any_model.score([recent]))
+    assert np.abs(any_model.score([[23, *recent[1:]]]) - any_model.score([recent])).max() > 1e-4
 
 
-def test_a_catalogue_smaller_than_k_is_ranked_whole_and_filled_up(model: ItemModel) -> None:
+def test_a_catalogue_smaller_than_k_is_ranked_whole_and_filled_up(any_model: ItemModel) -> None:
     histories, users = [[3], [8, 10, 23], [20, 20]], [2, 5, 99]
-    ranked, scores = model.recommend(histories, 10, users), model.score(histories, users)
+    ranked, scores = any_model.recommend(histories, 10, users), any_model.score(histories, users)
     for row in range(3):
         assert ranked.items[row, :8].tolist() == ITEMS[np.argsort(-scores[row], kind="stable")].tolist()
         assert ranked.items[row, 8:].tolist() == [-1, -1]
@@ -160,10 +166,10 @@ def test_a_catalogue_of_one_item_is_certain(kind: str) -> None:
     assert model(**batch).item() == pytest.approx(0.0, abs=1e-6)
 
 
-def test_scoring_is_without_dropout(model: ItemModel) -> None:
-    expected = model.score([[3, 4]])
-    model.train()
-    np.testing.assert_array_equal(model.score([[3, 4]]), expected)
+def test_scoring_is_without_dropout(any_model: ItemModel) -> None:
+    expected = any_model.score([[3, 4]])
+    any_model.train()
+    np.testing.assert_array_equal(any_model.score([[3, 4]]), expected)
 
 
 # --- learning
@@ -230,16 +236,16 @@ def test_what_is_saved_is_loaded(tmp_path, model: ItemModel) -> None:
     np.testing.assert_array_equal(loaded.score(histories, users), model.score(histories, users))
 
 
-def test_what_cannot_be_read_is_refused(model: ItemModel) -> None:
-    name = type(model).__name__
+def test_what_cannot_be_read_is_refused(any_model: ItemModel) -> None:
+    name = type(any_model).__name__
     with pytest.raises(ValueError, match=f"history 1 is empty; {name} needs at least one item"):
-        model.recommend([[3], []], 3)
+        any_model.recommend([[3], []], 3)
     with pytest.raises(ValueError, match="history 1 holds item 5, which is not among the 8 of the domain"):
-        model.recommend([[3], [4, 5]], 3)
+        any_model.recommend([[3], [4, 5]], 3)
     with pytest.raises(ValueError, match="sequence 1 holds item 24, which is not among the 8"):
-        model.batches([[3, 4], [4, 24, 8]], [2, 5], 4)
+        any_model.batches([[3, 4], [4, 24, 8]], [2, 5], 4)
     with pytest.raises(ValueError, match="no training sequence has two items"):
-        model.batches([[3], []], [2, 5], 4)
+        any_model.batches([[3], []], [2, 5], 4)
 
 
 def test_a_config_with_a_wrong_key_names_it() -> None:

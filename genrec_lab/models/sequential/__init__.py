@@ -5,4 +5,12 @@
 'sasrec'
 """
 
-from genrec_lab.models import __getattr__ as __getattr__  # a model's class, on first access
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    from genrec_lab import models
+
+    if not models._MODULES.get(name, "").startswith("sequential."):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(models, name)
