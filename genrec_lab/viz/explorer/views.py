@@ -27,7 +27,7 @@ from genrec_lab.viz.explorer.recommendations import (
     outcomes,
 )
 from genrec_lab.viz.explorer.remedies import diagnose, effects, remedy_table
-from genrec_lab.viz.explorer.sharing import level_sharing, similarity_by_level
+from genrec_lab.viz.explorer.sharing import level_sharing
 from genrec_lab.viz.explorer.state import Choice, ExplorerState, Shown, Table
 from genrec_lab.viz.figures.codes import neighbour_overlap
 from genrec_lab.viz.figures.training import codebook_by_epoch, training_frame
@@ -52,12 +52,11 @@ def show_sharing(state: ExplorerState) -> Shown:
     note = "lift: how many times as often a domain has the code as all items have it"
     if catalogue.unit is not None and items.size:
         columns["alike"] = state.alike_by_code(level)[used]
-        (whole, *levels), compared = state.alike(*range(catalogue.levels + 1)), state.compared().size
+        compared, chance = state.compared().size, np.nan_to_num(state.alike(0)[0].mean)
         sample = "" if compared == items.size else f" of {counted(compared, 'item')} drawn at random"
-        chance = np.nan_to_num(whole.mean)
         note += f"; alike: mean cosine of the items of the code{sample}, {chance:.2f} by chance"
         text = f"Mean cosine of pairs{sample} with the same codes up to a level, against all such pairs"
-        tables.append(Table(similarity_by_level(whole, levels), title=text))
+        tables.append(Table(state.alike_by_level(), title=text))
     else:
         why = "no content vectors are known, or there is one item"
         said.append(f"The similarity of items cannot be measured: {why}.")

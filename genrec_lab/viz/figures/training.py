@@ -51,9 +51,8 @@ def tokenizer_curves(
     sizes = [1] * len(records[0]["utilisation"])
     last = records[-1]
     seconds = float(last.get("seconds") or 0)
-    hours = f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-    time = f"{seconds:.1f} s" if seconds < 120 else hours
-    trained = f"{counted(int(last['epoch']), 'epoch')} in {time}"
+    unit, length = ("s", 1) if seconds < 120 else ("min", 60) if seconds < 7200 else ("h", 3600)
+    trained = f"{counted(int(last['epoch']), 'epoch')} in {seconds / length:.1f} {unit}"
     speed = speed_parts(last)
     said = noted(trained, f"the last at {' and '.join(speed)}" if speed else "")
     # Dead codes require the sizes of the codebooks, which the records do not contain.
