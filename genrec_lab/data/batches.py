@@ -95,8 +95,8 @@ class PairsConfig(BaseModel):
     # Pairs per user and epoch, drawn again for each epoch; None: all.
     per_user: int | None = Field(None, ge=1)
     # In one-pass training, stretches per sequence (`StretchBatches`). With 1, an epoch has at most
-    # max_history items of each user. For films, whose users rate 64 or more, that is a tenth of the training
-    # items: use as many steps as for other rows, or None.
+    # max_history items of each user. For films, half of whose users rate 64 or more, that is a tenth of the
+    # training items: use as many steps as for other rows, or None.
     stretches_per_user: int | None = Field(None, ge=1)
 
 

@@ -22,7 +22,7 @@ _NAMES = {
     "user": "user userid uid customerid customer reviewerid "
     "memberid visitorid accountid buyerid sessionid session",
     "item": "item itemid iid productid articleid asin parentasin "
-    "movieid bookid isbn sku trackid businessid product",
+    "movieid filmid bookid isbn sku trackid businessid product",
     "timestamp": "timestamp time unixtimestamp unixreviewtime date "
     "datetime tdat createdat eventtime ts reviewdate",
     "rating": "rating stars score overall",

@@ -62,19 +62,19 @@ def gmc_cpu() -> MethodConfig:
         provenance=(
             "GMC's N 256, d 32, beta, L_dcl and LoRA; its L 4 as 3 levels and TIGER's extra code, which "
             "separates items with equal codes: on Scientific alone 12 % better in validation NDCG@10 than 4 "
-            "levels and nearest_free (docs/results.md). For two cores: MiniLM vectors, RQ-VAE 512-256-128 "
-            "over 300 epochs, in bf16 if the CPU supports it; the T5 reads the past of a history and learns "
-            "every position of a sequence in one pass, 20 epochs of one window of 21 items per user, batch "
-            "512 items, 1e-3 cosine; Muon instead of AdamW, which reaches the same validation NDCG in about "
-            "a tenth of the epochs; LoRA at most 6 epochs."
+            "levels and nearest_free (docs/results/gmc_trials.md). For two cores: MiniLM vectors, RQ-VAE "
+            "512-256-128 over 300 epochs, in bf16 if the CPU supports it; the T5 reads the past of a history "
+            "and learns every position of a sequence in one pass, 20 epochs of one window of 21 items per "
+            "user, batch 512 items, 1e-3 cosine; Muon instead of AdamW, which reaches the same validation "
+            "NDCG in about a tenth of the epochs; LoRA at most 6 epochs."
         ),
         tuning=TuningConfig(
             trials=18,
             space=(
-                "7 of TIGER on Scientific, 11 of GMC (docs/results.md): training.batch_size 256 to 2048, "
-                "training.learning_rate 1e-3 to 6e-3, training.weight_decay 0.01 and 1, recommender.dropout "
-                "0.1 and 0.2, recommender.d_ff 1536 and 3072, codebooks shared and separate, 4 levels with "
-                "nearest_free and 3 with an extra code"
+                "7 of TIGER on Scientific, 11 of GMC (docs/results/gmc_trials.md): training.batch_size 256 "
+                "to 2048, training.learning_rate 1e-3 to 6e-3, training.weight_decay 0.01 and 1, "
+                "recommender.dropout 0.1 and 0.2, recommender.d_ff 1536 and 3072, codebooks shared and "
+                "separate, 4 levels with nearest_free and 3 with an extra code"
             ),
         ),
         text=TextConfig(),

@@ -88,8 +88,8 @@ def utgrec_small() -> MethodConfig:
             "24 px in 16 patches, because with fewer positions the decoder starts to use the codes sooner; "
             "L_Code as a mean, as in its code. Against collapse on small catalogues: content standardised, "
             "no dropout, lambda .3, codewords placed by k-means after 10 batches and dead ones restarted "
-            "(docs/results.md). T5 with Muon, as in gmc_cpu; it reads the past of a history, so it learns a "
-            "sequence in one pass."
+            "(docs/results/utgrec_trials.md). T5 with Muon, as in gmc_cpu; it reads the past of a history, "
+            "so it learns a sequence in one pass."
         ),
         text=TextConfig(),
         content=CompactConfig(

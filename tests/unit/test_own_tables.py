@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -336,6 +338,23 @@ def test_init_writes_a_run_file_and_says_what_it_understood(
     assert main(["run", "work/transactions.yaml", "--dry-run", "--json"]) == 0
     rows_of = json.loads(capsys.readouterr().out)
     assert {row["action"] for row in rows_of} <= {"run", "skip"} and rows_of
+
+
+def test_init_understands_the_tables_of_the_page_on_choosing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "choosing.md").read_text(encoding="utf-8")
+    found = re.search(r"columns=(\{.*\})", page)
+    assert found is not None
+    columns = ast.literal_eval(found[1])
+    monkeypatch.chdir(tmp_path)
+    Path("ratings.csv").write_text(
+        f"{columns['user']},{columns['item']},{columns['timestamp']}\nu,1,1\nu,2,2\n"
+    )
+    Path("films.csv").write_text(f"{columns['item']},{columns['title']}\n1,One\n2,Two\n")
+    assert main(["init", "work", "--data", "ratings.csv", "films.csv"]) == 0
+    written = yaml.safe_load((tmp_path / "work" / "ratings.yaml").read_text())
+    assert written["dataset"]["columns"] == columns
 
 
 def test_init_refuses_tables_without_ids_and_says_what_is_to_be_settled(
