@@ -108,7 +108,7 @@ def _damaged_results(run: Run) -> Iterator[Finding]:
     for file in sorted(run.folder.glob("[0-9][0-9]_*/**/*")):
         if file.is_file() and not owned & set(file.parents):
             where = file.relative_to(run.folder).as_posix()
-            yield Finding(where, "it belongs to no result", "Nothing reads it; `genrec clean` removes it.")
+            yield Finding(where, "it belongs to no result", "Nothing reads it; you can delete it.")
 
 
 def _damaged_files(run: Run) -> Iterator[Finding]:

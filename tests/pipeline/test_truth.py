@@ -219,7 +219,9 @@ def test_metrics_come_from_rankings_whatever_stands_beside_them(run: Run, harm: 
     else:
         pl.DataFrame({"items": [[1, 2]], "user": [0]}).write_parquet(run.folder / EVALUATED / "mine.parquet")
     found = [str(finding) for finding in doctor("truth", run.folder.parent)]
-    expected = {"edited": "changed after", "deleted": "missing", "foreign": "belongs to no result"}
+    # What `genrec clean` does not remove is left to the user.
+    foreign = "belongs to no result. Nothing reads it; you can delete it."
+    expected = {"edited": "changed after", "deleted": "missing", "foreign": foreign}
     assert len(found) == 1 and expected[harm] in found[0]
     assert metrics(run) == records
     assert tables(run) == (report, records)
