@@ -448,8 +448,9 @@ def worth_title(method: str, metric: str, names: Sequence[str], change: FloatArr
     """State which parts help: without them, the interval of the change, in percent, is below zero."""
     missed = [place for place in range(len(names)) if high[place] < 0]
     if not missed:
-        parts = counted(len(names), "part")
-        return f"{listed([method])}: {metric} is not significantly lower without any of {parts}"
+        if len(names) == 1:
+            return f"{metric} of {listed(names)} is not significantly lower than that of {listed([method])}"
+        return f"{listed([method])}: {metric} is not significantly lower without any of {len(names)} parts"
     worst = min(missed, key=lambda place: float(change[place]))
     of = f"; significantly lower without {len(missed)} of {len(names)} parts" if len(names) > 1 else ""
     lower = f"{abs(change[worst]):.0f} % lower {metric}"

@@ -490,6 +490,7 @@ def test_intervals(lows: list[float]) -> None:
         assert len(names) == 1 or f"significantly lower without {len(missed)} of {len(names)} parts" in text
     else:
         assert "is not significantly lower" in text
+        assert ("of v0 is" if len(names) == 1 else f"any of {len(names)} parts") in text
 
 
 # --- stories
