@@ -267,7 +267,7 @@ def test_a_start_that_does_not_fit_is_refused(run, pretrained):
         prepare_data(lab)
         train_tokenizers(lab)
 
-    with pytest.raises(RunError, match="transfer.start is 'nowhere', but there is no run"):
+    with pytest.raises(RunError, match=r"transfer\.start is 'nowhere', but there is no run"):
         tokenizers_from("nowhere")
     with pytest.raises(RunError, match="which is this run"):
         tokenizers_from("wrong")
