@@ -79,12 +79,9 @@ def ranking_tasks(facts: Facts) -> dict[str, Task]:
         found[name] = Task(EVALUATION, safe_name(name), _rank_by_items, given, inputs, (component,), name)
     if POPULARITY in config.compare:
         found[POPULARITY] = Task(EVALUATION, POPULARITY, _rank_by_popularity, shared, data, row=POPULARITY)
-    if facts.run.dataset["name"] == "bazaar" and facts.n_items <= MAX_ORACLE_ITEMS:
-        given = {
-            "domains": shared["domains"],
-            "ks": config.evaluation.measured["ks"],
-            "options": facts.run.dataset,
-        }
+    options = facts.run.dataset
+    if options["name"] == "bazaar" and facts.n_items <= MAX_ORACLE_ITEMS:
+        given = {"domains": facts.served, "ks": config.evaluation.measured["ks"], "options": options}
         found[BEST_POSSIBLE] = Task(EVALUATION, BEST_POSSIBLE, _best_possible, given, data, row=BEST_POSSIBLE)
     return found
 
