@@ -193,7 +193,7 @@ def test_what_is_known_to_be_wrong_is_said_before_anything_runs(
         (
             "Ranked.best(items[None], scores[None], top_k)",
             "Ranked(items[None, [0] * top_k], scores[None, :top_k])",
-            "CodeTransitions.recommend gave user 0 an item twice",
+            "CodeTransitions.recommend gave user 0 the item 0, twice",
         ),
         ("return self.counts[", "return self.counts[:, :-1][", r"LastItem.score gave an array of shape \("),
         ("return self.counts[", "return np.nan * self.counts[", "LastItem.score gave NaN for history 0"),
