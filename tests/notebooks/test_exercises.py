@@ -64,3 +64,11 @@ def test_exercises_refuse_an_empty_answer_and_accept_the_solution(file):
         assert refused, f"{cells[place].id} accepts an empty answer"
         exec(solution, names)  # noqa: S102
         exec(compile(check, f"{file.stem}/{cells[place].id}", "exec"), names)  # noqa: S102
+
+
+@pytest.mark.slow
+def test_what_the_page_on_full_runs_reads_of_a_run_is_there():
+    page = (Path(__file__).parents[2] / "docs" / "full_runs.md").read_text(encoding="utf-8")
+    places = [place.replace("gmc_cpu", "gmc_tiny") for place in re.findall(r"\$RUN/(\S+)", page)]
+    assert len(places) == 4
+    assert [place for place in places if not (runs_root() / "demo" / place).exists()] == []
