@@ -223,7 +223,8 @@ def table(content: Mapping[str, Any], k: int = 10) -> str:
             name = f"{row} {KEPT}" if row in kept else row
             lines.append("| " + " | ".join([name, *_cells(row, own, of_paper)]) + " |")
         lines.append("")
-    lines += [*dict.fromkeys(run["ties"] for run in content["runs"] if run.get("ties")), ""]
+    (data,) = {run["dataset"] for run in content["runs"]}
+    lines += [f"Data {data}.", *dict.fromkeys(run["ties"] for run in content["runs"] if run.get("ties")), ""]
     return "\n".join([*lines, *([kept_note(kept), ""] if kept else []), *_origins(made)])
 
 

@@ -122,6 +122,16 @@ def test_each_function_stands_once_and_the_table_leads_to_it() -> None:
     assert page.count(":pyobject: info_nce") == 1
 
 
+def test_tables_of_results_state_the_fingerprint_of_their_data() -> None:
+    link = re.compile(r"\[[Rr]ecords of data\s`(\w+)`\]\(([\w/]+\.json)\)")
+    pages_with_tables = [DOCS / "results.md", *sorted((DOCS / "results").glob("*.md"))]
+    stated = [(page, *found) for page in pages_with_tables for found in link.findall(page.read_text())]
+    assert len(stated) >= 9
+    for page, data, file in stated:
+        runs = json.loads((page.parent / file).read_text())["runs"]
+        assert {run["dataset"] for run in runs} == {data}, f"{page.name}: {file}"
+
+
 def test_links_to_folders_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     text = "[a](folder/) and [b](file.md) and ![c](folder)"

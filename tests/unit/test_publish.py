@@ -104,6 +104,7 @@ def test_the_table_has_the_papers_figures_beside_ours() -> None:
     # GMC Table 3, HGN on Scientific: Recall@10 .0916, NDCG@10 .0491
     assert lines[4] == "| hgn | 2 | .0600 ± .0141 | .0916 | -34 % | .0600 ± .0141 | .0491 | +22 % |"
     assert "average" not in table(content)  # of one domain it is that domain's
+    assert "Data abc." in lines
     assert lines[5] == "| fmlp_rec | 1 | .0700 |  |  | .0700 |  |  |"
 
 
