@@ -215,7 +215,8 @@ class Shareable(NamesItems):
                 "fetch the folder again"
             )
         for name, hashed in hashes.items():
-            if name not in there or sha256_of(folder / name) != hashed:
+            known = name in cls.shared_files and (folder / name).is_file()
+            if not known or sha256_of(folder / name) != hashed:
                 raise SharingError(f"{source}: {name} is missing or was altered; fetch the folder again")
         try:
             model: Self = cls.load(folder, **given)  # type: ignore[attr-defined]
