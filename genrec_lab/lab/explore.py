@@ -295,7 +295,7 @@ def _measured(run: Run) -> dict[str, tuple[dict[str, Any], dict[str, float]]]:
             if _is_made(other, EVALUATION):
                 rankings, row = load_rankings(other), other.config.name
                 measures["NDCG@10"] = float(per_user(rankings, row, "ndcg", 10).mean())
-        except (RunError, KeyError):  # not a run, or not far enough yet
+        except (RunError, ValueError, KeyError):  # not a run, not far enough yet, or it cannot be opened
             continue
         found[other.name] = (_settings(other, None), measures)
     return found

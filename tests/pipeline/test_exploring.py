@@ -55,6 +55,13 @@ def test_every_item_lies_nearest_to_its_own_codeword(run, method):
             assert catalogue.distances[item, level] == pytest.approx(distances.min(), rel=1e-3, abs=1e-4)
 
 
+def test_a_run_beside_it_that_cannot_be_opened_is_left_out(run):
+    beside = open_run("beside", dataset=run.dataset, preset="gmc_tiny", root=run.folder.parent)
+    with beside.edited_manifest() as manifest:
+        manifest["parameters"]["overrides"] = {"tokenizer.kind": "gone.py:Gone"}
+    assert list(explorer_state(run).source.others()) == ["tiny"]
+
+
 def test_a_run_and_codes_are_not_compared(run):
     with pytest.raises(ValueError, match="other is a dict; compare a run with a run"):
         explore(run, other={"a": [1, 2]})
