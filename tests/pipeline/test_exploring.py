@@ -59,7 +59,7 @@ def test_a_run_beside_it_that_cannot_be_opened_is_left_out(run):
     beside = open_run("beside", dataset=run.dataset, preset="gmc_tiny", root=run.folder.parent)
     with beside.edited_manifest() as manifest:
         manifest["parameters"]["overrides"] = {"tokenizer.kind": "gone.py:Gone"}
-    assert list(explorer_state(run).source.others()) == ["tiny"]
+    assert list(explorer_state(run).records.others()) == ["tiny"]
 
 
 def test_a_run_and_codes_are_not_compared(run):
