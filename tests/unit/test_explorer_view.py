@@ -184,13 +184,14 @@ def test_examples_span_the_distances_and_what_differs_is_marked(make_catalogue: 
     distances = state.catalogue.distances[state.items(), 0]
     assert state.catalogue.distances[shown[0], 0] == distances.min() and len(set(shown)) == len(shown)
     assert state.catalogue.distances[shown[-1], 0] == distances.max()
-    twins = ExplorerState(
-        CodedCatalogue("x", ItemCodes([[0], [0]], (1,)), ["red oak chair", "blue oak chair"])
-    )
+    titles = ["red oak chair", "blue oak chair", "green glass vase"]
+    twins = ExplorerState(CodedCatalogue("x", ItemCodes([[0], [0], [1]], (2,)), titles))
     twins.select(prefix=(0,))
     (_, first), (_, second) = answers.selected(twins)["items"]
     assert first["marked"] == [("red ", True), ("oak ", False), ("chair ", False)]
     assert second["marked"][0] == ("blue ", True)
+    # Items that are shown beside them, as in a list of recommendations, are no twins.
+    assert not any("marked" in one for _, one in answers.facts(twins, [0, 2]))
 
 
 @pytest.mark.parametrize("by", ["code", "domain", "popularity", "distance", "hits of gmc"])

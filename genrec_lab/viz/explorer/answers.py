@@ -301,11 +301,13 @@ def facts(state: ExplorerState, items: Iterable[int], *, pictures: bool = True) 
     """Return the contents of item cards: title, domain, codes, small picture, differences from twins."""
     chosen, catalogue = list(dict.fromkeys(items)), state.catalogue
     several, differing = len(catalogue.domains) > 1, {}
-    if len(state.selection.prefix) == catalogue.levels and 1 < len(chosen) <= MOST_CARDS:
-        # Items with one identifier: which words of their titles differ.
-        marked = differences([catalogue.titles[item][:_LONGEST] for item in chosen])
+    # Of items with the selected identifier: which words of their titles differ.
+    codes, prefix = catalogue.codes.codes, list(state.selection.prefix)
+    twins = [item for item in chosen if codes[item].tolist() == prefix]
+    if 1 < len(twins) <= MOST_CARDS:
+        marked = differences([catalogue.titles[item][:_LONGEST] for item in twins])
         spaced = [[(f"{word} ", apart) for word, apart in one] for one in marked]
-        differing = dict(zip(chosen, spaced, strict=True))
+        differing = dict(zip(twins, spaced, strict=True))
     found = []
     for row in catalogue.cards(chosen).iter_rows(named=True):
         domain = shorten(row["domain"], 30) if several else ""
