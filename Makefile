@@ -105,6 +105,7 @@ gallery: $(STAMP) ## make docs/gallery.md and its pictures, in Chromium, from a 
 
 # What the demo has computed is not computed again; the notebooks on the site have its outputs.
 docs: $(STAMP) demo ## build the site into build/site from the demo's run, and look for dead links and empty figures
+	$(BIN)/python -m genrec_lab.run papermill_runs/demo.yaml --only 10
 	$(BIN)/genrec explore demo --html build/explorer.html
 	$(BIN)/python -m sphinx -q -E -W --keep-going -c docs -D genrec_explorer=build/explorer.html . build/site
 	$(BIN)/python -m docs.crawl build/site
