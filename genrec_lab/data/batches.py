@@ -220,9 +220,7 @@ class StretchBatches:
         owners, stretches, firsts = zip(*cut, strict=True)
         self.owners, self.firsts = np.array(owners), np.array(firsts)
         self.lengths = np.array([len(items) for items in stretches])
-        self.items = np.full((len(cut), self.lengths.max()), NO_ITEM, dtype=np.int64)
-        for row, items in zip(self.items, stretches, strict=True):
-            row[: len(items)] = items
+        self.items = padded(stretches).numpy()
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch; fewer if a stretch has more items than a batch."""

@@ -207,9 +207,8 @@ class Shareable(NamesItems):
                 f"{source} holds a {described['class']}, not a {cls.__name__}; load it with the former"
             )
         hashes = described["sha256"]
-        there = {name for name in cls.shared_files if (folder / name).is_file()}
-        hashed_files = {*there, *cls.needed_files} - {"shared.json"}
-        if unlisted := [name for name in cls.shared_files if name in hashed_files - hashes.keys()]:
+        unhashed = [name for name in cls.shared_files if name != "shared.json" and name not in hashes]
+        if unlisted := [name for name in unhashed if name in cls.needed_files or (folder / name).is_file()]:
             raise SharingError(
                 f"{source}: shared.json has no hash of {unlisted[0]}, so the file cannot be verified; "
                 "fetch the folder again"

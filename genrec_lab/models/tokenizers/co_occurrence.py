@@ -8,6 +8,7 @@ Shapes: N items, L levels, at most C clusters below a cluster, at most M items i
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Literal, Self
 
@@ -66,10 +67,10 @@ def co_occurrence_graph(sequences: Iterable[Sequence[int]], n_items: int) -> csr
 
     The training sequences hold item indices below N.
     """
-    pairs = [(user, item) for user, sequence in enumerate(sequences) for item in sequence]
-    users, items = zip(*pairs, strict=True) if pairs else ((), ())
-    shape = (max(users, default=0) + 1, n_items)
-    times = csr_matrix((np.ones(len(items)), (users, items)), shape=shape)
+    listed = list(sequences)
+    items = np.fromiter(chain.from_iterable(listed), dtype=np.int64)
+    users = np.repeat(np.arange(len(listed)), np.fromiter(map(len, listed), dtype=np.int64))
+    times = csr_matrix((np.ones(len(items)), (users, items)), shape=(max(1, len(listed)), n_items))
     graph = csr_matrix(times.T @ times)
     graph.setdiag(0)
     graph.eliminate_zeros()
